@@ -1,0 +1,1 @@
+"""Slipway's lifecycle: everything that decides or acts, without Airflow."""

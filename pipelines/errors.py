@@ -1,0 +1,102 @@
+"""One tree of errors. Whether a retry may help is a property of the error, not of the caller."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What a step's process says with its exit status."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    RETRY = 10
+    REFUSED = 20
+
+
+class SlipwayError(Exception):
+    """Base of all errors that Slipway raises on purpose; the message is for the user: field, value, rule, way out."""
+
+    retryable: ClassVar[bool] = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Return the exit status with which a step process reports this error."""
+        return ExitCode.RETRY if self.retryable else ExitCode.REFUSED
+
+
+class BadInput(SlipwayError):
+    """What the user gave cannot work; trying again cannot help."""
+
+
+class SpecError(BadInput):
+    """A model spec, or the parameters of a trigger, break a rule."""
+
+
+class DataRejected(BadInput):
+    """Data that is missing, malformed, changed since validation, or refused by its suite."""
+
+
+class GateRefused(SlipwayError):
+    """An offline gate refused a model; carries the evidence in its message."""
+
+
+class TrainingDiverged(SlipwayError):
+    """The loss stopped being a finite number; the same seed would diverge again."""
+
+
+class ArtifactMissing(SlipwayError):
+    """A named artifact has no valid manifest, so it does not exist."""
+
+
+class ArtifactCorrupt(SlipwayError):
+    """Bytes of an artifact differ from its manifest."""
+
+
+class ReceiptMissing(SlipwayError):
+    """A step's process ended without its receipt: a failure, whatever its exit status."""
+
+    retryable: ClassVar[bool] = True
+
+
+class StoreUnavailable(SlipwayError):
+    """The store cannot be read or written at present (network, permission, space)."""
+
+    retryable: ClassVar[bool] = True
+
+
+class LeaseHeld(SlipwayError):
+    """Another process works on the same key."""
+
+    retryable: ClassVar[bool] = True
+
+
+class RanksFailed(SlipwayError):
+    """A rank of a training died for a reason that may pass (killed, out of memory on a shared machine)."""
+
+    retryable: ClassVar[bool] = True
+
+
+class StackError(SlipwayError):
+    """The local stack cannot be started, reached or stopped."""
+
+
+class LedgerUnavailable(SlipwayError):
+    """The ledger's database cannot be reached."""
+
+    retryable: ClassVar[bool] = True
+
+
+class ReleaseRefused(SlipwayError):
+    """A rollout may not start or go on; the message says what would release it."""
+
+
+class RouterRejected(SlipwayError):
+    """The router did not accept a desired state; it keeps the old one."""
+
+    retryable: ClassVar[bool] = True
+
+
+class RolledBack(SlipwayError):
+    """A rollout ended with the old version serving."""

@@ -1,0 +1,88 @@
+"""Settings of this installation, from `SLIPWAY_*` variables only; a model's own settings are in its spec."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""Root of the source tree."""
+
+
+class Settings(BaseSettings):
+    """Where things are. Defaults are the local stack; a company sets `store`, `ledger` and `platform`."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
+
+    home: Path = Path(".slipway")
+    """Folder with all local state: store, logs, databases, generated configuration."""
+
+    store: str = ""
+    """fsspec URL of the artifact store; empty: the folder `store` in `home`."""
+
+    ledger: str = ""
+    """SQLAlchemy URL of the ledger; empty: the embedded Postgres of the local stack."""
+
+    models_dir: Path = REPOSITORY / "dags" / "models"
+    """Folder with the model specs."""
+
+    platform: Literal["local", "kubernetes"] = "local"
+    """Where steps and services run."""
+
+    airflow_port: int = Field(default=8080, ge=1, le=65535)
+    """Port of Airflow's API server and UI on 127.0.0.1."""
+
+    service_ports: str = "8100-8199"
+    """Ports on 127.0.0.1 for service endpoints (router listeners); the first free one is kept in the ledger."""
+
+    copy_ports: str = "8200-8399"
+    """Range of ports on 127.0.0.1 for copies of bentos behind the router."""
+
+    webhook: str = ""
+    """URL to which failures are posted as JSON; empty: only the log line."""
+
+    pushgateway: str = ""
+    """host:port of a Prometheus Pushgateway for task metrics; empty: none."""
+
+    statsd: str = ""
+    """host:port of a StatsD server for Airflow's own metrics and the tasks'; empty: none."""
+
+    def resolved_home(self) -> Path:
+        """Return `home` as an absolute path; a relative one starts at the source tree."""
+        return self.home if self.home.is_absolute() else REPOSITORY / self.home
+
+    def store_url(self) -> str:
+        """Return the store's fsspec URL."""
+        return self.store or f"file://{self.resolved_home() / 'store'}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder for sockets and pid files; its path is short because Unix sockets allow about 100 bytes."""
+        name = hashlib.sha256(str(self.resolved_home()).encode()).hexdigest()[:10]
+        return Path(tempfile.gettempdir()) / f"slipway-{os.getuid()}-{name}"
+
+    def ledger_url(self) -> str:
+        """Return the ledger's SQLAlchemy URL."""
+        return self.ledger or f"postgresql+psycopg2://postgres@/ledger?host={self.run_dir / 'pg'}"
+
+    def airflow_db_url(self) -> str:
+        """Return the URL of Airflow's own database in the embedded Postgres."""
+        return f"postgresql+psycopg2://postgres@/airflow?host={self.run_dir / 'pg'}"
+
+
+def parse_port_range(text: str) -> range:
+    """Return the ports that `first-last` names.
+
+    Raises:
+        ValueError: when the text is not two rising port numbers.
+    """
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) <= 65535):
+        raise ValueError(f"a port range is written first-last, such as 8100-8199; got {text!r}")
+    return range(int(first), int(last) + 1)

@@ -1,0 +1,133 @@
+"""Model specs: a typo is an error that names the known keys; an impossible value names the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import spec as specs
+from pipelines.errors import SpecError
+from pipelines.settings import REPOSITORY
+
+SHIPPED = sorted((REPOSITORY / "dags" / "models").glob("*.yaml"))
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Path:
+    return tmp_path / "docs_gpt.yaml"
+
+
+def test_an_empty_file_is_a_valid_spec_named_after_the_file(spec_file: Path) -> None:
+    spec_file.write_text("")
+    assert specs.load_spec(spec_file).name == "docs-gpt"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_specs_are_valid(path: Path) -> None:
+    assert specs.load_spec(path).name == path.stem.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "trainign: {}", r"unknown key 'trainign'; known keys: .*training.*did you mean 'training'", id="section"
+        ),
+        pytest.param(
+            "training: {rnaks: 2}", r"training: unknown key 'rnaks'; known keys: .*did you mean 'ranks'", id="key"
+        ),
+        pytest.param(
+            "data: {suite: [{type: expect_a, kwarg: {}}]}", r"data\.suite\[0\]: unknown key 'kwarg'", id="key-in-list"
+        ),
+        pytest.param("training: {max_steps: many}", r"training\.max_steps: .*integer.*got 'many'", id="wrong-type"),
+        pytest.param("training: [1]", r"training: .*got \[1\]", id="list-for-mapping"),
+        pytest.param("- 1", r"a spec is a mapping of sections, got list", id="not-a-mapping"),
+        pytest.param(
+            "training: {batch_size: 15, ranks: 2}", r"batch_size 15 must be divisible .*2 x 1; try 16", id="batch"
+        ),
+        pytest.param(
+            "preparation: {validation_fraction: 1.5}",
+            r"validation_fraction: .*less than 0\.5, got 1\.5",
+            id="split-over-1",
+        ),
+        pytest.param(
+            "preparation: {shard_dtype: uint16, tokenizer: {vocabulary_size: 70000}}",
+            r"vocabulary_size 70000 must be at most 65536 for shard_dtype uint16; set shard_dtype",
+            id="vocabulary-over-uint16",
+        ),
+        pytest.param("architecture: {hidden_size: 100, num_heads: 8}", r"hidden_size 100 must be", id="heads"),
+        pytest.param(
+            "training: {sequence_length: 1024}",
+            r"sequence_length 1024 must not exceed .*context_length 512",
+            id="context",
+        ),
+        pytest.param("training: {learning_rate: .nan}", r"learning_rate: .*got nan", id="nan"),
+        pytest.param(
+            "data: {source: {kind: parquet}}", r"uri is needed for kind parquet; give", id="source-without-uri"
+        ),
+        pytest.param("schedule: sometimes", r"schedule 'sometimes' is neither a cron", id="schedule"),
+        pytest.param("name: x", r"name: comes from the file's name", id="name-in-file"),
+        pytest.param("owner: a\nowner: b", r"key 'owner' is given twice", id="key-twice"),
+        pytest.param("a: [", r"not YAML", id="broken-yaml"),
+        pytest.param("owner: !!python/object/apply:os.system ['true']", r"not YAML", id="no-code-in-yaml"),
+    ],
+)
+def test_a_mistake_is_one_plain_error(spec_file: Path, text: str, message: str) -> None:
+    spec_file.write_text(text)
+    with pytest.raises(SpecError, match=message):
+        specs.load_spec(spec_file)
+
+
+def test_every_mistake_is_named_at_once(spec_file: Path) -> None:
+    spec_file.write_text("training: {ranks: 0}\nfoo: 1\n")
+    with pytest.raises(SpecError) as caught:
+        specs.load_spec(spec_file)
+    assert "training.ranks" in str(caught.value)
+    assert "'foo'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Docs.yaml", "docs-gpt.yaml", "1docs.yaml", "docs.yml", "d o.yaml"])
+def test_a_file_name_that_is_no_model_name_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(SpecError, match="lower case letters"):
+        specs.load_spec(tmp_path / name)
+
+
+def test_a_missing_file_names_those_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("")
+    with pytest.raises(SpecError, match=r"specs in that folder: one\.yaml"):
+        specs.load_spec(tmp_path / "two.yaml")
+
+
+def test_a_file_that_is_not_utf8_names_the_byte(spec_file: Path) -> None:
+    spec_file.write_bytes(b"owner: \xff\xfe")
+    with pytest.raises(SpecError, match="not UTF-8 at byte 7"):
+        specs.load_spec(spec_file)
+
+
+def test_parameters_take_their_places_and_are_checked_again() -> None:
+    base = specs.parse_spec({"name": "m"})
+    merged = specs.merge(base, specs.parse_params({"max_steps": 5, "source": "s3://b/c.parquet"}))
+    assert (merged.training.max_steps, merged.training.warmup_steps) == (5, 4)
+    assert (merged.data.source.kind, merged.data.source.uri) == ("parquet", "s3://b/c.parquet")
+    with pytest.raises(SpecError, match="must be python-docs or end in one of"):
+        specs.merge(base, specs.parse_params({"source": "s3://b/c.zip"}))
+    with pytest.raises(SpecError, match="max_steps"):
+        specs.parse_params({"max_steps": 0})
+    with pytest.raises(SpecError, match="unknown key 'stpes'"):
+        specs.parse_params({"stpes": 1})
+
+
+def test_equal_specs_have_equal_canonical_bytes(spec_file: Path) -> None:
+    spec_file.write_text("training: {ranks: 1, seed: 1}")
+    one = specs.load_spec(spec_file).canonical()
+    spec_file.write_text("# a comment\ntraining: {seed: 1}")
+    assert specs.load_spec(spec_file).canonical() == one
+
+
+def test_every_field_of_a_spec_is_documented() -> None:
+    schema = specs.ModelSpec.model_json_schema()
+    for definition in [schema, *schema["$defs"].values()]:
+        for name, field in definition.get("properties", {}).items():
+            assert field.get("description") or "$ref" in field, f"{definition.get('title')}.{name} has no docstring"
