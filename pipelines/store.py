@@ -35,6 +35,7 @@ class Backend(Protocol):
     def get_file(self, path: str, target: Path) -> None: ...
     def list(self, prefix: str) -> list[str]: ...
     def delete(self, path: str) -> None: ...
+    def modified(self, path: str) -> float: ...
     def local_path(self, path: str) -> Path | None: ...
 
 
@@ -101,6 +102,15 @@ class Store:
         """Remove an object; one that is not there is no error."""
         with self._translated("delete", path):
             self._backend.delete(_checked(path))
+
+    def modified(self, path: str) -> float:
+        """Return when an object was last written, in seconds since the epoch by the store's clock.
+
+        Raises:
+            FileNotFoundError: when there is no such object.
+        """
+        with self._translated("read", path):
+            return self._backend.modified(_checked(path))
 
     def local_path(self, path: str) -> Path | None:
         """Return where an object or folder lies on this machine, or None when the store is remote."""
@@ -235,6 +245,9 @@ class FileBackend:
                 folder.rmdir()
                 folder = folder.parent
 
+    def modified(self, path: str) -> float:
+        return (self._root / path).stat().st_mtime
+
     def local_path(self, path: str) -> Path | None:
         return self._root / path
 
@@ -319,6 +332,9 @@ class FsspecBackend:
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._full(path))
+
+    def modified(self, path: str) -> float:
+        return float(self._fs.modified(self._full(path)).timestamp())
 
     def local_path(self, path: str) -> Path | None:
         return None
