@@ -70,6 +70,7 @@ def test_shipped_specs_are_valid(path: Path) -> None:
         pytest.param("name: x", r"name: comes from the file's name", id="name-in-file"),
         pytest.param("owner: a\nowner: b", r"key 'owner' is given twice", id="key-twice"),
         pytest.param("a: [", r"not YAML", id="broken-yaml"),
+        pytest.param("? [a]\n: b", r"not YAML.*unhashable key", id="list-as-key"),
         pytest.param("owner: !!python/object/apply:os.system ['true']", r"not YAML", id="no-code-in-yaml"),
     ],
 )

@@ -1,0 +1,102 @@
+"""The whole spec, and what a person may set when triggering a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines.spec.base import Frozen
+from pipelines.spec.data import DataConfig, PreparationConfig
+from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
+from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig
+
+_PRESETS = frozenset({"@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly"})
+
+
+class ModelSpec(Frozen):
+    """One model: data, training, gates, service and release."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    """Model name, from the file's name."""
+
+    description: str = ""
+    """One sentence for people."""
+
+    owner: str = "slipway"
+    """Who is responsible; shown in Airflow."""
+
+    schedule: str | None = None
+    """Cron expression or Airflow preset; null: by hand only."""
+
+    data: DataConfig = DataConfig()
+    """Source and suite."""
+
+    preparation: PreparationConfig = PreparationConfig()
+    """Duplicates, split, tokenizer, shards."""
+
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    """The model."""
+
+    training: TrainingConfig = TrainingConfig()
+    """The training run."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Offline gates."""
+
+    packaging: PackagingConfig = PackagingConfig()
+    """The bento."""
+
+    service: ServiceConfig = ServiceConfig()
+    """The endpoint."""
+
+    rollout: RolloutConfig = RolloutConfig()
+    """The release."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_cron(cls, value: str | None) -> str | None:
+        if value is None or value in _PRESETS or _is_cron(value):
+            return value
+        raise ValueError(f"schedule {value!r} is neither a cron expression nor one of {', '.join(sorted(_PRESETS))}")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.training.sequence_length > self.architecture.context_length:
+            raise ValueError(
+                f"training.sequence_length {self.training.sequence_length} must not exceed "
+                f"architecture.context_length {self.architecture.context_length}"
+            )
+        if self.service.max_tokens >= self.architecture.context_length:
+            raise ValueError(
+                f"service.max_tokens {self.service.max_tokens} must be less than "
+                f"architecture.context_length {self.architecture.context_length}"
+            )
+        return self
+
+    def canonical(self) -> bytes:
+        """Return the spec as canonical JSON, every default written out."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+
+class TriggerParams(Frozen):
+    """What a person may set when triggering a run; everything else is in the file."""
+
+    max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Training steps instead of the spec's."""
+
+    source: str | None = Field(default=None, max_length=2000)
+    """Data source instead of the spec's: `python-docs`, or a URL ending in .parquet, .jsonl, .csv or .txt."""
+
+    force: tuple[str, ...] = ()
+    """Steps to run again although their finished work is there."""
+
+    note: str = Field(default="", max_length=2000)
+    """Why this run; kept in the receipts."""
+
+
+def _is_cron(text: str) -> bool:
+    from croniter import croniter  # type: ignore[import-untyped]  # no stubs; Airflow reads schedules with it
+
+    return bool(croniter.is_valid(text))
