@@ -129,6 +129,8 @@ class StepContext:
     key: str
     scratch: Path
     cache: Path
+    fingerprint: str = ""
+    """What the step's own `fingerprint` gave when the key was made: what it reads now must still be that."""
 
     @property
     def model(self) -> str:
@@ -229,8 +231,9 @@ def execute(name: str, *, spec_uri: str, inputs_uri: str, result_uri: str, setti
 
     started = time.time()
     info = document.run
-    key = _key(name, module, config, inputs, salt=info.run_id if info.force else "")
-    with _context(store, info, key, settings) as context:
+    fingerprint = _fingerprint(module, config)
+    key = _key(name, module, config, inputs, fingerprint=fingerprint, salt=info.run_id if info.force else "")
+    with _context(store, info, key, fingerprint, settings) as context:
         record = find_finished(store, name, key)
         if record is None:
             with lease.hold(store, f"{name}/{key}"):
@@ -273,15 +276,19 @@ def _record_path(step: str, key: str) -> str:
     return f"keys/{step}/{key}.json"
 
 
-def _key(name: str, module: ModuleType, config: BaseModel, inputs: BaseModel, salt: str) -> str:
-    fingerprint = getattr(module, "fingerprint", None)
+def _fingerprint(module: ModuleType, config: BaseModel) -> str:
+    hook = getattr(module, "fingerprint", None)
+    return str(hook(config)) if hook else ""
+
+
+def _key(name: str, module: ModuleType, config: BaseModel, inputs: BaseModel, *, fingerprint: str, salt: str) -> str:
     return keys.step_key(
         name,
         module=module.__name__,
         libraries=module.LIBRARIES,
         config=config.model_dump(mode="json"),
         inputs=inputs.model_dump(mode="json"),
-        fingerprint=fingerprint(config) if fingerprint else "",
+        fingerprint=fingerprint,
         salt=salt,
     )
 
@@ -330,12 +337,14 @@ def _read_spec(store: Store, uri: str) -> ModelSpec:
 
 
 @contextlib.contextmanager
-def _context(store: Store, info: RunInfo, key: str, settings: Settings) -> Iterator[StepContext]:
+def _context(store: Store, info: RunInfo, key: str, fingerprint: str, settings: Settings) -> Iterator[StepContext]:
     home = settings.resolved_home()
     scratch = home / "scratch" / info.model / quote_run_id(info.run_id) / info.task_id
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed try left behind
     scratch.mkdir(parents=True)
     try:
-        yield StepContext(store=store, info=info, key=key, scratch=scratch, cache=home / "cache")
+        yield StepContext(
+            store=store, info=info, key=key, scratch=scratch, cache=home / "cache", fingerprint=fingerprint
+        )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Sources, suites and preparation of training data."""

@@ -1,0 +1,1 @@
+"""Data that crosses parts: what one part writes and another reads."""
