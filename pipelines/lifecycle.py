@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.step import Receipt
+from pipelines.step import Receipt, RunInfo
 
 CHAMPION = "champion"
 """Input that a driver resolves from the ledger: the model in production, or None."""
@@ -59,3 +59,28 @@ def inputs_of(
 def is_forced(step: str, freeze: Receipt) -> bool:
     """Return whether this run's trigger asked to do a step again."""
     return step in freeze.result["force"]
+
+
+RELEASED = ("freeze", "train", "evaluate", "package")
+"""Steps whose receipts say what a rollout releases."""
+
+
+def release_inputs(info: RunInfo, receipts: Mapping[str, Receipt]) -> dict[str, Any]:
+    """Return the inputs of every rollout phase from the receipts of the steps that `RELEASED` names.
+
+    A run that was asked to package again is asked to release again: it forces the rollout.
+    """
+    frozen, trained, evaluated, packaged = (receipts[step].result for step in RELEASED)
+    forced = is_forced("package", receipts["freeze"])
+    return {
+        "run": info.model_copy(update={"force": forced}),
+        "bento": packaged["bento"],
+        "tag": packaged["tag"],
+        "weights": trained["model"],
+        "evaluation": evaluated["report"],
+        "evaluated_against": evaluated["champion"],
+        "perplexity": evaluated["perplexity"],
+        "perplexity_low": evaluated["perplexity_low"],
+        "perplexity_high": evaluated["perplexity_high"],
+        "spec": frozen["spec"],
+    }
