@@ -1,0 +1,75 @@
+"""Golden and reference requests: what a packaged model carries to prove which weights serve and how good they are.
+
+    golden.jsonl      greedy answers of these very weights: exact equality proves identity
+    reference.jsonl   held-out prompts with their real continuations: log-probabilities measure quality
+
+One JSON object per line, in fixed order and with sorted keys, so that equal requests give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+
+from pipelines.artifacts import canonical_json
+from pipelines.errors import ArtifactCorrupt
+from pipelines.spec import Frozen
+
+GOLDEN_FILE = "golden.jsonl"
+REFERENCE_FILE = "reference.jsonl"
+
+
+class GoldenRequest(Frozen):
+    """A prompt and the greedy answer that only these weights give."""
+
+    prompt: str = Field(min_length=1)
+    max_tokens: int = Field(ge=1)
+    expected_text: str
+    expected_tokens: tuple[int, ...] = Field(min_length=1)
+    margin: float = Field(gt=0)
+    """Smallest lead, in logits, of a chosen token over the runner-up: far above what rounding moves."""
+
+
+class ReferenceRequest(Frozen):
+    """A held-out prompt and the text that really followed it."""
+
+    id: str = Field(min_length=1)
+    """Id of the document it was cut from."""
+
+    prompt: str = Field(min_length=1)
+    continuation: str = Field(min_length=1)
+
+
+Request = TypeVar("Request", GoldenRequest, ReferenceRequest)
+
+
+def write_requests(path: Path, requests: Iterable[GoldenRequest] | Iterable[ReferenceRequest]) -> None:
+    """Write requests as JSON lines."""
+    path.write_bytes(b"".join(canonical_json(request.model_dump(mode="json")) + b"\n" for request in requests))
+
+
+def read_requests(path: Path, kind: type[Request]) -> tuple[Request, ...]:
+    """Return the requests in a file.
+
+    Raises:
+        ArtifactCorrupt: when a line is not a request of this kind.
+    """
+    return parse_requests(path.read_bytes(), kind, path.name)
+
+
+def parse_requests(data: bytes, kind: type[Request], name: str) -> tuple[Request, ...]:
+    """Return the requests in the bytes of a file of that name.
+
+    Raises:
+        ArtifactCorrupt: when a line is not a request of this kind.
+    """
+    requests = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            requests.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise ArtifactCorrupt(f"{name}, line {number}: not a {kind.__name__}: {error}") from error
+    return tuple(requests)
