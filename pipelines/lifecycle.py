@@ -23,8 +23,6 @@ WIRING: dict[str, dict[str, str]] = {
         "model": "train.model",
         "tokens": "prepare.tokens",
         "dataset": "validate.dataset",
-        "training": "train.training",
-        "spec": "freeze.spec",
     },
 }
 """For each step after freeze: input name -> `<step>.<result field>`."""

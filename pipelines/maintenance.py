@@ -76,19 +76,20 @@ def collect_garbage(settings: Settings, *, delete: bool, now: float | None = Non
 def sweep(store: Store, *, roots: Iterable[ArtifactRef], delete: bool, oldest_live: float) -> GarbageReport:
     """Mark from `roots` and from receipts since `oldest_live`, then sweep older artifacts that are not marked.
 
-    An artifact reaches those that it was made from. A key record goes with its artifacts; checkpoints go when their
-    training is finished.
+    An artifact reaches those that it was made from, and those that the same step made with it. A key record goes with
+    its artifacts; checkpoints go when their training is finished.
     """
     report = GarbageReport(deleted=delete)
     by_digest = {ref.digest: ref for ref in _all_artifacts(store)}
-    reached = _reach(store, by_digest, [*roots, *_live_references(store, oldest_live)])
+    records = {path: KeyRecord.model_validate_json(store.read(path) or b"") for path in store.list("keys")}
+    siblings = [{ref.digest for ref in references(record.result)} for record in records.values()]
+    reached = _reach(store, by_digest, [*roots, *_live_references(store, oldest_live)], siblings)
     garbage = {digest for digest in by_digest.keys() - reached if _is_older(store, by_digest[digest], oldest_live)}
     for digest in sorted(garbage):
         ref = by_digest[digest]
         report.artifacts.append(ref.uri)
         report.size_bytes += artifacts.size_bytes(artifacts.read_manifest(store, ref))
-    for path in store.list("keys"):
-        record = KeyRecord.model_validate_json(store.read(path) or b"")
+    for path, record in records.items():
         if any(ref.digest in garbage for ref in references(record.result)):
             report.keys.append(path)
         if record.step == "train":
@@ -131,7 +132,13 @@ def _live_references(store: Store, oldest_live: float) -> Iterable[ArtifactRef]:
             yield from references(receipt.result)
 
 
-def _reach(store: Store, by_digest: dict[str, ArtifactRef], roots: Iterable[ArtifactRef]) -> set[str]:
+def _reach(
+    store: Store, by_digest: dict[str, ArtifactRef], roots: Iterable[ArtifactRef], siblings: Iterable[set[str]]
+) -> set[str]:
+    made_with: dict[str, set[str]] = {}
+    for group in siblings:
+        for digest in group:
+            made_with.setdefault(digest, set()).update(group)
     reached: set[str] = set()
     waiting = [ref.digest for ref in roots]
     while waiting:
@@ -140,4 +147,5 @@ def _reach(store: Store, by_digest: dict[str, ArtifactRef], roots: Iterable[Arti
             continue
         reached.add(digest)
         waiting.extend(artifacts.read_manifest(store, by_digest[digest]).inputs)
+        waiting.extend(made_with.get(digest, ()))
     return reached

@@ -66,6 +66,16 @@ def test_a_live_run_keeps_its_artifacts(store: Store, tmp_path: Path, age: float
     assert bool(report.artifacts) is not kept
 
 
+def test_what_a_step_made_together_stays_together(store: Store, tmp_path: Path) -> None:
+    model, curves = publish(store, tmp_path, "model"), publish(store, tmp_path, "curves")
+    result = {"model": model.model_dump(), "training": curves.model_dump()}
+    record = step.KeyRecord(step="train", key="k", run_id="r", result=result)
+    store.put("keys/train/k.json", record.model_dump_json().encode())
+    report = maintenance.sweep(store, roots=[model], delete=True, oldest_live=FUTURE)
+    assert (report.artifacts, report.keys) == ([], [])
+    artifacts.verify(store, curves)
+
+
 def test_a_key_goes_with_its_artifacts_and_checkpoints_go_with_finished_training(store: Store, tmp_path: Path) -> None:
     gone, kept = publish(store, tmp_path, "gone"), publish(store, tmp_path, "kept")
     for key, ref in (("old", gone), ("new", kept)):

@@ -1,0 +1,70 @@
+"""What a serving process holds: the verified bento, its engine and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from bentos.text_generation.chat import ChatTemplate
+from bentos.text_generation.metrics import Metrics, forget_dead_processes
+from pipelines.formats import bento
+from pipelines.formats.bento import Identity
+from pipelines.formats.headers import Traffic
+from pipelines.formats.provenance import Provenance, read_provenance
+from pipelines.inference.engine import Engine
+from pipelines.inference.generation import Generation
+from pipelines.inference.request import SamplingParams
+from pipelines.spec import ServiceConfig
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One loaded model with everything that belongs to it."""
+
+    identity: Identity
+    limits: ServiceConfig
+    provenance: Provenance
+    engine: Engine
+    chat: ChatTemplate
+    metrics: Metrics
+    _running: dict[Generation, Traffic] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, source: Path) -> Self:
+        """Verify the bento whose `src/` is given, then load its model.
+
+        Raises:
+            ArtifactCorrupt: names a file that differs from what was packaged.
+        """
+        identity = bento.verify(source)
+        limits = bento.read_service_file(source).service
+        folder = source / bento.MODEL
+        forget_dead_processes()
+        return cls(
+            identity=identity,
+            limits=limits,
+            provenance=read_provenance(source),
+            engine=Engine.load(folder, max_batch=limits.max_batch, max_queue=limits.max_queue, threads=limits.threads),
+            chat=ChatTemplate(folder),
+            metrics=Metrics(identity.version),
+        )
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams, traffic: Traffic) -> Generation:
+        """Hand a request to the engine; errors are the engine's own."""
+        generation = self.engine.submit(prompt, params)
+        self._running[generation] = traffic
+        self._note_waiting()
+        return generation
+
+    def release(self, generation: Generation) -> None:
+        """Forget a request that is over."""
+        self._running.pop(generation, None)
+        self._note_waiting()
+
+    def _note_waiting(self) -> None:
+        num_waiting = self.engine.num_waiting
+        self.metrics.waiting(
+            list(self._running.values())[-num_waiting:] if num_waiting else []
+        )  # first come, first out
