@@ -210,16 +210,13 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leaving:
-        return int(leaving.exit_code)
+        return int(app(standalone_mode=False) or 0)  # the status of a typer.Exit is returned, not raised
     except (typer.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
     except _Interrupted as interrupted:
         return interrupted.status
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told
         return _tell(error)
-    return 0
 
 
 def _tell(error: Exception) -> int:

@@ -1,0 +1,38 @@
+"""One DAG for each model spec, from raw data to a service that answers: a table of contents of `pipelines`."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, TaskGroup, TriggerRule
+
+from slipway.assets import asset
+from slipway.dag import RELEASE_POOL, TRAINING_POOL, TRAINING_TIMEOUT, dag_arguments
+from slipway.operators import FreezeOperator, RecordOperator, RollbackOperator, RolloutOperator, StepOperator
+from slipway.specs import ListedSpec, listed_specs
+
+
+def lifecycle(listed: ListedSpec) -> None:
+    """Build the DAG of one model; Airflow registers it by itself."""
+    model = listed.spec.name
+    with DAG(**dag_arguments(listed)):
+        frozen = FreezeOperator(task_id="freeze")
+        validated = StepOperator(task_id="validate", outlets=[asset(model, "dataset")])
+        prepared = StepOperator(task_id="prepare")
+        trained = StepOperator(task_id="train", pool=TRAINING_POOL, execution_timeout=TRAINING_TIMEOUT)
+        evaluated = StepOperator(task_id="evaluate")
+        packaged = StepOperator(task_id="package", outlets=[asset(model, "version")])
+
+        with TaskGroup("rollout", default_args={"pool": RELEASE_POOL}) as rollout:
+            staged = RolloutOperator(task_id="stage")
+            smoked = RolloutOperator(task_id="smoke")
+            promoted = RolloutOperator(task_id="promote")
+            staged >> smoked >> promoted
+
+        recorded = RecordOperator(task_id="record", outlets=[asset(model, "release")])
+        rolled_back = RollbackOperator(task_id="rollback", trigger_rule=TriggerRule.ONE_FAILED)
+
+        frozen >> validated >> prepared >> trained >> evaluated >> packaged >> rollout >> recorded
+        [staged, smoked, promoted] >> rolled_back
+
+
+for listed in listed_specs():
+    lifecycle(listed)

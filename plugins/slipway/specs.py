@@ -1,0 +1,56 @@
+"""Which model specs a DAG file turns into DAGs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow.sdk import get_parsing_context
+
+from pipelines.errors import SpecError
+from pipelines.settings import Settings
+from pipelines.spec import ModelSpec, load_spec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ListedSpec:
+    """A spec file with what it says, or why it cannot be read."""
+
+    path: Path
+    spec: ModelSpec
+    problem: str = ""
+    """The plain error of a broken file. `spec` then holds defaults only, so that the DAG keeps its shape: a run in
+    progress goes on with the spec that it froze, and a new one fails in its first task with this very error.
+    (An import error would be the file's: it takes every model's DAG away, and the runs in progress with it.)"""
+
+    @property
+    def dag_id(self) -> str:
+        """Id of the lifecycle DAG."""
+        return f"lifecycle_{re.sub(r'[^A-Za-z0-9_.-]', '_', self.path.stem)}"
+
+
+def listed_specs() -> Iterator[ListedSpec]:
+    """Yield the specs to build: one in a task's process, which knows its DAG, all of them in the DAG processor."""
+    wanted = get_parsing_context().dag_id
+    for path in sorted(Settings().models_dir.glob("*.yaml")):
+        listed = ListedSpec(path, _placeholder(path))
+        if wanted in (None, listed.dag_id):
+            yield _read(listed)
+
+
+def _read(listed: ListedSpec) -> ListedSpec:
+    try:
+        return ListedSpec(listed.path, load_spec(listed.path))
+    except SpecError as problem:
+        logger.error("broken model spec: %s", problem)
+        return ListedSpec(listed.path, listed.spec, str(problem))
+
+
+def _placeholder(path: Path) -> ModelSpec:
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    return ModelSpec(name=f"m-{name}"[:40] if not name[:1].isalpha() else name[:40])

@@ -1,0 +1,37 @@
+"""The process of a work step that does nothing but what a test told it: prints, leaves a receipt, exits."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+told, _, step, *flags = sys.argv[1:]
+arguments = dict(zip(flags[::2], flags[1::2], strict=True))
+behaviour = json.loads(Path(told).read_text()).get(step, {})
+store = Path(os.environ["SLIPWAY_STORE"].removeprefix("file://"))
+document = json.loads((store / arguments["--inputs"]).read_text())
+
+if behaviour.get("waits"):
+    if behaviour.get("guarded", True):
+        from pipelines.process import die_with_parent
+
+        die_with_parent()
+    rank = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+    Path(behaviour["waits"] + ".part").write_text(f"{os.getpid()} {rank.pid}")
+    Path(behaviour["waits"] + ".part").rename(behaviour["waits"])
+    time.sleep(600)
+for line in behaviour.get("prints", []):
+    print(line, flush=True)
+if behaviour.get("leaves", True):
+    receipt = {
+        "step": step,
+        "run": document["run"],
+        "key": "0" * 64,
+        "started": 1.0,
+        "seconds": 0.1,
+        "result": behaviour.get("result", {}),
+    }
+    (store / arguments["--result"]).write_text(json.dumps(receipt))
+sys.exit(behaviour.get("status", 0))
