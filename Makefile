@@ -1,0 +1,68 @@
+# `make` alone lists what can be made.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3.11
+MODEL ?= docs-gpt
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
+export GX_ANALYTICS_ENABLED := false
+export BENTOML_DO_NOT_TRACK := True
+
+run: up  ## start the stack, take the demo model from data to a served answer, say what came out (MODEL=docs-gpt)
+	@$(BIN)/python -m pipelines trigger $(MODEL)
+
+test: $(DEV)  ## run every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+check: $(DEV)  ## check format, lint, types, import contracts, schema and locks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy pipelines plugins bentos
+	$(BIN)/lint-imports
+	$(BIN)/python -m pipelines spec schema --check
+	$(BIN)/python .ci/lock.py check
+
+up: $(RUNTIME)  ## start the local stack: Postgres, Envoy, controller, Airflow
+	@$(BIN)/python -m pipelines up
+
+down: $(RUNTIME)  ## stop the local stack; no process and no port is left
+	@$(BIN)/python -m pipelines down
+
+bench: $(DEV)  ## measure speed and size, as ratios with intervals
+	$(BIN)/python -m tests.benchmarks
+
+lock: $(DEV)  ## compile requirements.txt and requirements-dev.txt from pyproject.toml
+	$(BIN)/python .ci/lock.py write $(BIN)/uv
+
+test-all: $(DEV)  ## run every test, the slow ones too
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+schema: $(RUNTIME)  ## write the JSON Schema of model specs for editors
+	$(BIN)/python -m pipelines spec schema --write
+
+help:
+	@awk -F '##' '/^[a-z-]+:.*##/ { split($$1, target, ":"); printf "make %-9s%s\n", target[1], $$2 }' $(MAKEFILE_LIST)
+
+# torch comes first and by pip, which finds a CPU build where one is offered; uv then keeps it and is quick with the rest.
+$(RUNTIME): requirements.txt
+	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11" >&2; exit 20; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' $<)" uv
+	$(call install,requirements.txt)
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUNTIME)
+	$(call install,requirements-dev.txt)
+	@touch $@
+
+# pip is slower, but knows indexes that only its own configuration names.
+define install
+$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r $(1) || $(BIN)/python -m pip install --quiet -r $(1)
+endef
+
+.PHONY: run test check up down bench lock test-all schema help
