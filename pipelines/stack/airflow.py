@@ -97,14 +97,14 @@ def configuration(settings: Settings, made: Secrets) -> str:
         "logging": {"base_log_folder": layout.airflow_home / "logs"},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.1,  # the default waits 1 s between tasks
-            "task_instance_heartbeat_timeout": 30,  # the defaults notice a dead task after 300 s
+            "task_instance_heartbeat_timeout": 45,  # the defaults notice a dead task after 300 s
             "task_instance_heartbeat_timeout_detection_interval": 5,
             "orphaned_tasks_check_interval": 10,
         },
         "workers": {"min_heartbeat_interval": 1},  # the default reports a failure 5 s late
         "dag_processor": {
             "refresh_interval": 5,  # the default sees a new DAG file after 300 s
-            "min_file_process_interval": 5,
+            "min_file_process_interval": 15,  # an edited spec shows after this long; shorter costs a core
         },
         "usage_data_collection": {"enabled": False},
     }

@@ -64,7 +64,10 @@ class Summary(BaseModel):
 
     def text(self, answer: str) -> str:
         """Return the summary for a terminal."""
-        reused = ", ".join(f"{step} (run {run})" for step, run in self.reused.items()) or "nothing"
+        steps_by_run: dict[str, list[str]] = {}
+        for step, run in self.reused.items():
+            steps_by_run.setdefault(run, []).append(step)
+        reused = "; ".join(f"{', '.join(steps)} of run {run}" for run, steps in steps_by_run.items()) or "nothing"
         lines = {
             "Model": f"{self.model} version {self.version}",
             "Digest": self.digest,

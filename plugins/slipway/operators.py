@@ -118,7 +118,7 @@ class LedgerStepOperator(LifecycleOperator):
         self.wait_seconds = wait_seconds
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Ask for the step; return its receipt at once, or defer until there is one."""
+        """Ask for the step; return its receipt when nothing is left to wait for, else defer until there is one."""
         from pipelines.settings import Settings
 
         started = time.time()
@@ -126,7 +126,11 @@ class LedgerStepOperator(LifecycleOperator):
             asked = self._ask(context, run_info(self, context), Settings())
             if not is_waiting(asked):
                 return self._conclude(context, asked, started)
-        raise waiting_for(LedgerTrigger.of(asked, started, started + self.wait_seconds))
+            trigger = LedgerTrigger.of(asked, started, started + self.wait_seconds)
+            result = trigger.poll(Settings())
+            if result is not None:
+                return self._conclude(context, result, started)
+        raise waiting_for(trigger)
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on when the trigger fired: ask the ledger again, here, where people read the log."""

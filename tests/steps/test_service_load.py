@@ -73,9 +73,7 @@ class Service:
 
 
 def _provenance() -> Provenance:
-    digests = dict.fromkeys(
-        ("model_digest", "tokens_digest", "dataset_digest", "code_digest"), "0" * 64
-    )
+    digests = dict.fromkeys(("model_digest", "tokens_digest", "dataset_digest", "code_digest"), "0" * 64)
     return Provenance(name=IDENTITY.name, python_version="3.11", libraries={}, **digests)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-
 from pipelines.ledger.database import transaction
 
 
@@ -16,6 +13,9 @@ def migrate(url: str) -> None:
     Raises:
         LedgerUnavailable: when the database cannot be reached.
     """
+    from alembic import command  # not at the top: whoever only reads the ledger should start quickly
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with transaction(url) as connection:

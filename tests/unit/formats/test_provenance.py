@@ -9,9 +9,7 @@ import pytest
 from pipelines.errors import ArtifactCorrupt
 from pipelines.formats.provenance import Provenance, read_provenance
 
-DIGESTS = dict.fromkeys(
-    ("model_digest", "tokens_digest", "dataset_digest", "code_digest"), "a" * 64
-)
+DIGESTS = dict.fromkeys(("model_digest", "tokens_digest", "dataset_digest", "code_digest"), "a" * 64)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_configuration_reads_back_with_its_percent_signs(settings: Settings) -> 
     assert parser["api"]["base_url"] == "http://127.0.0.1:18099"
     assert parser["core"]["execution_api_server_url"] == "http://127.0.0.1:18099/execution/"
     assert parser["core"]["simple_auth_manager_passwords_file"] == str(Layout.of(settings).airflow_passwords)
-    assert parser["scheduler"].getint("task_instance_heartbeat_timeout") == 30
+    assert parser["scheduler"].getint("task_instance_heartbeat_timeout") == 45
 
 
 def test_secrets_are_made_once_and_are_private(settings: Settings) -> None:

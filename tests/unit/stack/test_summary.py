@@ -58,7 +58,7 @@ def test_summary_says_what_was_made_and_what_was_reused(summary: Summary) -> Non
     assert "docs-gpt version 3" in text
     assert "d" * 64 in text
     assert "68.0 (95 % interval 66.5 to 69.5), 0.10x the unigram's 680.0" in text
-    assert "train (run manual__0)" in text
+    assert "train of run manual__0" in text
 
 
 def test_curl_line_is_the_request_that_is_sent(summary: Summary) -> None:

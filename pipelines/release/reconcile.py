@@ -1,0 +1,160 @@
+"""Make the world fit the ledger: copies that run, the route in force. Idempotent; safe after a crash at any point."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.ledger import Phase, Rollout, Snapshot, Version
+from pipelines.release.ports import Address, Fleet, Observed, Route, Router, Split, Target
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Which versions take part in a service's traffic at present, and how."""
+
+    stable: Version | None
+    canary: Version | None = None
+    canary_bp: int = 0
+    leaving: Version | None = None
+    """The one of the two that is on its way out: left running while it is there, never started."""
+
+    @property
+    def wanted(self) -> tuple[Version, ...]:
+        """Versions whose copies must run."""
+        return tuple(version for version in (self.stable, self.canary) if version and version != self.leaving)
+
+    @property
+    def receiver(self) -> Version | None:
+        """The version that gets the users."""
+        return self.canary if self.canary_bp else self.stable
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is after reconciling."""
+
+    running: frozenset[str]
+    ready: frozenset[str]
+    is_routed: bool
+    """The router does what the ledger desires."""
+
+
+def arms(snapshot: Snapshot) -> Arms:
+    """Return which versions the ledger wants in traffic."""
+    rollout = snapshot.rollout
+    if rollout is None or not rollout.state.is_active:
+        return Arms(stable=snapshot.service.champion)
+    stable, candidate, state = rollout.stable, rollout.candidate, rollout.state
+    match state.phase:
+        case Phase.DRAIN_OLD if state.is_done:
+            return Arms(stable=candidate)
+        case Phase.DRAIN_OLD:
+            return Arms(stable, candidate, state.canary_bp, leaving=stable)
+        case Phase.ROLLING_BACK if state.is_done:
+            return Arms(stable=stable)
+        case Phase.ROLLING_BACK:
+            return Arms(stable, candidate, leaving=candidate)
+        case _:
+            return Arms(stable, candidate, state.canary_bp)
+
+
+def generation(snapshot: Snapshot) -> int:
+    """Return the fencing token of what the ledger wants."""
+    rollout = snapshot.rollout
+    return rollout.state.generation if rollout is not None and rollout.state.is_active else snapshot.service.generation
+
+
+def leaving_copy(rollout: Rollout) -> str | None:
+    """Return the copy that a rollout drains at present."""
+    match rollout.state.phase:
+        case Phase.DRAIN_OLD if rollout.stable is not None:
+            return rollout.stable.copy_name
+        case Phase.ROLLING_BACK:
+            return rollout.candidate.copy_name
+        case _:
+            return None
+
+
+def reconcile(snapshot: Snapshot, port: int, fleet: Fleet, router: Router) -> World:
+    """Start what is missing, route, and only then stop what nobody needs.
+
+    Raises:
+        SlipwayError: whatever a port raises; the next call goes on from there.
+    """
+    service, wanted, token = snapshot.service.name, arms(snapshot), generation(snapshot)
+    started = {version.copy_name: fleet.start(version) for version in wanted.wanted}
+    observed = router.observe(service)
+    addresses = {**_targets(observed), **started}
+    ready = frozenset(copy for copy in addresses if fleet.ready(copy))
+    route = desired_route(wanted, addresses, ready, observed, service=service, port=port)
+    if route is not None and not _is_in_force(observed, route, token):
+        router.apply(route, token)
+        observed = router.observe(service)
+    is_routed = route is not None and _is_in_force(observed, route, token)
+    running = fleet.list(service)
+    if is_routed:
+        running = _stop_others(running, wanted, fleet)
+    return World(running=running, ready=ready & running, is_routed=is_routed)
+
+
+def desired_route(
+    wanted: Arms,
+    addresses: Mapping[str, Address],
+    ready: frozenset[str],
+    observed: Observed | None,
+    *,
+    service: str,
+    port: int,
+) -> Route | None:
+    """Return the route that the ledger wants, or None while it would send users to a copy that is not ready.
+
+    Users who are with a copy already stay with it, ready or not: moving them blindly could only make it worse. A
+    candidate joins the route when it is ready.
+    """
+    receiver, joined = wanted.receiver, _targets(observed)
+    if receiver is not None and receiver.copy_name not in ready and receiver.copy_name != _receiving(observed):
+        return None
+    canary = wanted.canary if wanted.canary and wanted.canary.copy_name in (ready | joined.keys()) else None
+    return Route(
+        service=service,
+        port=port,
+        stable=_target(wanted.stable, addresses),
+        canary=_target(canary, addresses),
+        split=Split(canary_bp=wanted.canary_bp),
+        is_idempotent=all(version.is_idempotent for version in (wanted.stable, canary) if version),
+    )
+
+
+def _receiving(observed: Observed | None) -> str | None:
+    if observed is None:
+        return None
+    target = observed.route.canary if observed.route.split.canary_bp else observed.route.stable
+    return target.copy if target else None
+
+
+def _target(version: Version | None, addresses: Mapping[str, Address]) -> Target | None:
+    if version is None or version.copy_name not in addresses:
+        return None
+    return Target(version.copy_name, addresses[version.copy_name])
+
+
+def _targets(observed: Observed | None) -> dict[str, Address]:
+    if observed is None:
+        return {}
+    return {target.copy: target.address for target in (observed.route.stable, observed.route.canary) if target}
+
+
+def _is_in_force(observed: Observed | None, route: Route, token: int) -> bool:
+    return observed is not None and observed.route == route and observed.generation >= token
+
+
+def _stop_others(running: frozenset[str], wanted: Arms, fleet: Fleet) -> frozenset[str]:
+    kept = {version.copy_name for version in (wanted.stable, wanted.canary) if version is not None}
+    for copy in sorted(running - kept):
+        fleet.stop(copy)
+        logger.info("stopped copy %s", copy)
+    return running & kept

@@ -1,0 +1,78 @@
+"""What a training's processes are told: one JSON file, read by every rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pipelines.spec import ArchitectureConfig, Frozen, TrainingConfig
+
+
+class TrainingJob(Frozen):
+    """One training on this machine."""
+
+    architecture: ArchitectureConfig
+    training: TrainingConfig
+    tokens: Path
+    """Folder of token shards."""
+
+    tokenizer: Path
+    """Folder of the tokenizer."""
+
+    workspace: Path
+    """Folder of this try; nothing in it outlives the step."""
+
+    store_url: str
+    checkpoints: str
+    """Folder in the store for this training's checkpoints."""
+
+    @property
+    def file(self) -> Path:
+        """This job as JSON."""
+        return self.workspace / "job.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """Where rank 0 leaves the model in Hugging Face format."""
+        return self.workspace / "model"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Where rank 0 writes one JSON line per reading."""
+        return self.workspace / "metrics.jsonl"
+
+    @property
+    def resumption_file(self) -> Path:
+        """Where rank 0 says from which checkpoint it went on."""
+        return self.workspace / "resumption.json"
+
+    @property
+    def failures_folder(self) -> Path:
+        """Where a rank that knows why it fails says so."""
+        return self.workspace / "failures"
+
+    @property
+    def logs_folder(self) -> Path:
+        """One file per rank."""
+        return self.workspace / "logs"
+
+    def save(self) -> None:
+        """Write the job to its file and make the folders that it names."""
+        for folder in (self.workspace, self.failures_folder, self.logs_folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read a job."""
+        return cls.model_validate_json(file.read_bytes())
+
+
+class Resumption(Frozen):
+    """Where a training went on."""
+
+    step: int
+    """Optimizer steps that were done already."""
+
+    damages: tuple[str, ...] = ()
+    """What was wrong with each newer checkpoint."""

@@ -1,0 +1,89 @@
+"""The record of a training: one JSON line per reading; TensorBoard and plots are made from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipelines.spec import Frozen
+
+
+class Reading(Frozen):
+    """What happened since the reading before."""
+
+    step: int
+    """Optimizer steps done."""
+
+    loss: float
+    """Mean cross-entropy in nats per token over all ranks."""
+
+    learning_rate: float
+    gradient_norm: float
+    """Mean norm before clipping."""
+
+    tokens: int
+    """Tokens learnt since the first step."""
+
+    tokens_per_second: float
+    seconds: float
+    """Seconds of training since the first step, earlier tries included."""
+
+    eta_seconds: float
+    at: float
+    """Seconds since the epoch."""
+
+
+class MetricsLog:
+    """Appends readings to a file; starts from an earlier try's where there is one."""
+
+    def __init__(self, file: Path, history: bytes = b"") -> None:
+        file.write_bytes(history)
+        self._file = file
+        readings = read_metrics(file)
+        self.seconds_before = readings[-1].seconds if readings else 0.0
+        """Seconds that earlier tries trained."""
+
+    def append(self, reading: Reading) -> None:
+        """Write one reading; whoever follows the file sees whole lines."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(reading.model_dump_json() + "\n")
+
+    def content(self) -> bytes:
+        """Return everything so far."""
+        return self._file.read_bytes()
+
+
+def read_metrics(file: Path) -> list[Reading]:
+    """Return the readings in a file; a last line that is still being written is left out."""
+    if not file.is_file():
+        return []
+    return [*parse_readings(file.read_text(encoding="utf-8").splitlines())]
+
+
+def parse_readings(lines: Iterable[str]) -> Iterable[Reading]:
+    """Yield the readings of whole lines."""
+    for line in lines:
+        try:
+            yield Reading.model_validate(json.loads(line))
+        except (ValueError, ValidationError):
+            return
+
+
+def write_tensorboard(readings: Sequence[Reading], folder: Path) -> None:
+    """Write readings as TensorBoard events, with the times at which they were taken."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = EventFileWriter(str(folder))
+    for reading in readings:
+        values = [
+            Summary.Value(tag=f"training/{name}", simple_value=getattr(reading, name))
+            for name in ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
+        ]
+        writer.add_event(Event(wall_time=reading.at, step=reading.step, summary=Summary(value=values)))
+    writer.close()

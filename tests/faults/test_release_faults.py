@@ -1,0 +1,339 @@
+"""Releases under faults: the controller dies at every write-ahead point, processes are killed, writers compete."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import ledger
+from pipelines.errors import LedgerUnavailable
+from pipelines.ledger import Candidate, Outcome, Phase, Rollout
+from pipelines.release.lowering import request_rollback
+from pipelines.release.ports import FULL_BP
+from pipelines.settings import REPOSITORY, Settings
+from pipelines.steps import rollout as rollout_step
+from tests.live_postgres import LivePostgres
+from tests.steps.live import Load, wait_for
+from tests.steps.release_stage import MODEL, Stage, answers, installed
+from tests.unit.release.fakes import candidate
+from tests.unit.release.world import ALL, World
+
+
+class Crash(BaseException):
+    """The controller's death: nothing after it runs."""
+
+
+class CrashAt:
+    """Counts the points at which a controller could die, and dies at one of them."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch, point: int) -> None:
+        self.passed = 0
+        self._point = point
+        world.faults.before = world.faults.after = lambda _call: self.step()
+        save = ledger.save
+
+        def crashing_save(*arguments: Any, **named: Any) -> Rollout:
+            self.step()
+            saved = save(*arguments, **named)
+            self.step()
+            return saved
+
+        monkeypatch.setattr(ledger, "save", crashing_save)
+
+    def step(self) -> None:
+        self.passed += 1
+        if self.passed == self._point:
+            raise Crash
+
+
+def killed_once(world: World, service: str, monkeypatch: pytest.MonkeyPatch, point: int) -> bool:
+    """Settle with a death at a point; return whether the point was reached. Afterwards a new controller settles."""
+    with monkeypatch.context() as patched:
+        crash = CrashAt(world, patched, point)
+        try:
+            world.settle(service)
+            reached = False
+        except Crash:
+            reached = True
+        assert reached == (crash.passed >= point)
+    world.faults.before = world.faults.after = lambda _call: None
+    world.controller.remove_unknown()
+    world.settle(service)
+    world.settle(service)
+    return reached
+
+
+def is_sound(world: World, service: str, serving: Candidate) -> bool:
+    """Check chain and routes; say whether one copy runs, gets all users, and belongs to the right champion."""
+    ledger.verify_chain(world.url, service)
+    routes = [held.route for held in world.router.history if held.route.service == service]
+    assert all(0 <= route.split.canary_bp <= FULL_BP for route in routes)
+    champion = ledger.champion(world.url, service)
+    assert champion is not None
+    return (
+        champion.bento == serving.bento
+        and world.fleet.list(service) == {champion.copy_name}
+        and world.router.receiver(service) == champion.copy_name
+    )
+
+
+def test_the_controller_killed_at_every_point_of_a_release_converges(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for point in itertools.count(1):
+        world, service = World(ledger_url), f"release-{point}"
+        world.release("one", service=service)
+        world.settle(service)
+        second = world.open(candidate("two", against="one", service=service), "run-2", *ALL)
+        reached = killed_once(world, service, monkeypatch, point)
+
+        assert world.read(second).state.phase is Phase.PROMOTED, f"killed at point {point}"
+        assert is_sound(world, service, second.candidate), f"killed at point {point}"
+        if not reached:
+            break
+    assert point > 20, "the points were counted"
+
+
+def test_the_controller_killed_at_every_point_of_a_rollback_converges(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for point in itertools.count(1):
+        world, service = World(ledger_url), f"rollback-{point}"
+        first = world.release("one", service=service)
+        world.settle(service)
+        second = world.open(candidate("two", against="one", service=service), "run-2", *ALL)
+        world.probe.impostors[second.candidate.copy_name] = first.candidate  # found out when users are on it
+        reached = killed_once(world, service, monkeypatch, point)
+
+        state = world.read(second).state
+        assert (state.phase, state.outcome) == (Phase.ROLLED_BACK, Outcome.UNHEALTHY), f"killed at point {point}"
+        assert is_sound(world, service, first.candidate), f"killed at point {point}"
+        if not reached:
+            break
+    assert point > 20, "the points were counted"
+
+
+def test_without_reconciling_a_crash_would_strand_the_rollout(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control run: a death right after the new weight was written down leaves users where they were."""
+    world = World(ledger_url)
+    world.release("one")
+    second = world.open(candidate("two", against="one"), "run-2", *ALL)
+    saves = itertools.count(1)
+    save = ledger.save
+
+    def dies_after_promoting(*arguments: Any, **named: Any) -> Rollout:
+        saved = save(*arguments, **named)
+        if saved.state.phase is Phase.PROMOTING and next(saves) == 1:
+            raise Crash
+        return saved
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "save", dies_after_promoting)
+        with pytest.raises(Crash):
+            world.settle()
+    assert world.read(second).state.canary_bp == FULL_BP
+    assert world.router.receiver("docs") != second.candidate.copy_name
+
+
+def test_tasks_that_open_and_permit_at_the_same_moment_leave_one_rollout_and_one_chain(ledger_url: str) -> None:
+    def task(number: int) -> int:
+        rollout = ledger.open_rollout(ledger_url, candidate("one"), run_id=f"run-{number % 2}")
+        for transition in ALL:
+            ledger.insert_permit(ledger_url, "docs", rollout.id, transition)
+        return rollout.id
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        ids = set(pool.map(task, range(40)))
+    assert len(ids) == 2
+    assert ledger.verify_chain(ledger_url, "docs") == 2 * (1 + len(ALL))
+
+
+def test_a_controller_and_a_person_who_write_at_the_same_moment_never_both_win(ledger_url: str) -> None:
+    for number in range(10):
+        service = f"race-{number}"
+        world = World(ledger_url)
+        first = world.release("one", service=service)
+        second = world.open(candidate("two", against="one", service=service), "run-2", *ALL)
+        person = threading.Thread(
+            target=request_rollback,
+            args=(ledger_url, second.id, Outcome.ABORTED, "a person"),
+            kwargs={"fleet": world.fleet, "router": world.router},
+        )
+        person.start()
+        world.settle(service)
+        person.join()
+        world.settle(service)
+        world.settle(service)
+
+        ended = world.read(second)
+        assert ended.state.phase in (Phase.PROMOTED, Phase.ROLLED_BACK)
+        winner = ended if ended.state.phase is Phase.PROMOTED else first
+        assert is_sound(world, service, winner.candidate)
+
+
+def test_a_second_controller_stands_by_until_the_first_is_gone(ledger_url: str) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with ledger.controller_lock(ledger_url):
+            entered.set()
+            leave.wait(30)
+
+    with ledger.controller_lock(ledger_url) as still_locked:
+        thread = threading.Thread(target=second)
+        thread.start()
+        still_locked()
+        assert not entered.wait(0.5), "two controllers at once"
+    assert entered.wait(30)
+    leave.set()
+    thread.join()
+
+
+class ControllerProcess:
+    """The controller as a process, started again whenever it ends: what supervisord does."""
+
+    def __init__(self, settings: Settings) -> None:
+        environment = {
+            **os.environ,
+            "SLIPWAY_HOME": str(settings.resolved_home()),
+            "SLIPWAY_LEDGER": settings.ledger_url(),
+            "SLIPWAY_SERVICE_PORTS": settings.service_ports,
+            "SLIPWAY_COPY_PORTS": settings.copy_ports,
+        }
+        self._command = [sys.executable, "-m", "tests.faults.controller_process"]
+        self._environment = environment
+        self._log = (settings.resolved_home() / "logs" / "controller.log").open("a")
+        self.starts = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._supervise)
+        self._thread.start()
+
+    def _supervise(self) -> None:
+        while not self._stopping.is_set():
+            self.process = subprocess.Popen(
+                self._command, env=self._environment, cwd=REPOSITORY, stdout=self._log, stderr=self._log
+            )
+            self.starts += 1
+            self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.process.terminate()
+        self._thread.join()
+        self._log.close()
+
+
+def settings_for(folder: Path, url: str) -> Settings:
+    return Settings(home=folder / "home", ledger=url, service_ports="18500-18549", copy_ports="18600-18649")
+
+
+@contextlib.contextmanager
+def supervised_controller(stage: Stage) -> Iterator[ControllerProcess]:
+    running = ControllerProcess(stage.settings)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, ledger_url: str) -> Iterator[Stage]:
+    """Return an installation without a controller."""
+    with installed(settings_for(tmp_path, ledger_url), tmp_path / "scratch") as stage:
+        yield stage
+
+
+@pytest.fixture
+def controller(stage: Stage) -> Iterator[ControllerProcess]:
+    """Return the controller's process."""
+    with supervised_controller(stage) as running:
+        yield running
+
+
+def kill_in_every_phase(stage: Stage, controller: ControllerProcess, waiting: rollout_step.Waiting) -> set[Phase]:
+    """Kill the controller each time that the rollout is seen in another phase; return those phases."""
+    seen: set[Phase] = set()
+
+    def is_over() -> bool:
+        state = ledger.read_rollout(stage.url, waiting.rollout).state
+        if state.phase not in seen and not state.is_final:
+            seen.add(state.phase)
+            controller.kill()
+        return state.is_final
+
+    wait_for(is_over, "the end of the rollout", seconds=180)
+    return seen
+
+
+def test_a_real_controller_killed_in_every_phase_replaces_the_version_without_a_failed_request(
+    stage: Stage, controller: ControllerProcess
+) -> None:
+    first = stage.release(stage.inputs("one", "run-1"))
+    inputs = stage.inputs("two", "run-2")
+    waiting = rollout_step.begin("stage", inputs, stage.settings)
+    for transition in ALL:
+        ledger.insert_permit(stage.url, MODEL, waiting.rollout, transition)
+    with Load(f"{first.endpoint}/v1/completions") as load:
+        seen = kill_in_every_phase(stage, controller, waiting)
+        wait_for(lambda: load.by("two") > 20, "answers of the second version")
+
+    assert load.failures == []
+    assert ledger.read_rollout(stage.url, waiting.rollout).state.phase is Phase.PROMOTED
+    assert seen >= {Phase.QUEUED, Phase.STAGE}
+    assert controller.starts > len(seen)
+    assert ledger.verify_chain(stage.url, MODEL) > 0
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[LivePostgres]:
+    """Return a server that no other test uses."""
+    server = LivePostgres(tmp_path / "postgres")
+    yield server
+    server.remove()
+
+
+def test_postgres_killed_in_a_release_is_a_pause(own_postgres: LivePostgres, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, own_postgres.create_database("ledger"))
+    ledger.migrate(settings.ledger_url())
+    with installed(settings, tmp_path / "scratch") as stage, supervised_controller(stage):
+        first = stage.release(stage.inputs("one", "run-1"))
+        inputs = stage.inputs("two", "run-2")
+        rollout_step.wait(rollout_step.begin("stage", inputs, settings), settings)
+        with Load(f"{first.endpoint}/v1/completions") as load:
+            own_postgres.kill()
+            with pytest.raises(LedgerUnavailable, match="no answer from"):
+                rollout_step.begin("smoke", inputs, settings)
+            own_postgres.start()
+            for phase in ALL:
+                rollout_step.wait(rollout_step.begin(phase, inputs, settings), settings)
+
+        assert load.failures == []
+        assert ledger.verify_chain(stage.url, MODEL) > 0
+
+
+def test_envoy_killed_in_a_release_comes_back_with_the_weights_and_the_release_goes_on(
+    stage: Stage, controller: ControllerProcess
+) -> None:
+    first = stage.release(stage.inputs("one", "run-1"))
+    inputs = stage.inputs("two", "run-2")
+    rollout_step.wait(rollout_step.begin("stage", inputs, stage.settings), stage.settings)
+    stage.envoy.kill()
+    waiting = rollout_step.begin("smoke", inputs, stage.settings)
+    stage.envoy.start()
+    wait_for(lambda: answers(first.endpoint), "the old version answers", seconds=3)
+
+    rollout_step.wait(waiting, stage.settings)
+    rollout_step.wait(rollout_step.begin("promote", inputs, stage.settings), stage.settings)

@@ -1,0 +1,209 @@
+"""The ledger: one transaction and one event per change, fenced writers, a chain that shows every tampering."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.exc import IntegrityError
+
+from pipelines import ledger
+from pipelines.errors import LedgerUnavailable, ReleaseRefused
+from pipelines.ledger import Outcome, Phase, Rollout, RolloutState
+from pipelines.ledger.database import engine
+from pipelines.ledger.events import change
+from pipelines.ledger.tables import metadata
+from tests.unit.release.fakes import artifact, candidate
+from tests.unit.release.sqlite_ledger import new_ledger
+
+PROMOTED = RolloutState(phase=Phase.PROMOTED, outcome=Outcome.PROMOTED)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def url(path: Path) -> str:
+    return new_ledger(path)
+
+
+def promote(url: str, word: str, *, against: str | None = None, run_id: str = "") -> Rollout:
+    """Take a candidate straight to the end."""
+    rollout = ledger.open_rollout(url, candidate(word, against=against), run_id=run_id or f"run-{word}")
+    staged = ledger.save(url, rollout, replace(rollout.state, phase=Phase.STAGE), "stage")
+    return ledger.save(url, staged, PROMOTED, "promoted", champion=staged.candidate)
+
+
+def test_migrations_make_exactly_the_tables_of_the_code(url: str) -> None:
+    ledger.migrate(url)  # a second time changes nothing
+    with engine(url).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_run_has_one_open_rollout_and_counts_its_attempts(url: str) -> None:
+    first = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+    assert ledger.open_rollout(url, candidate("one"), run_id="run-1") == first
+
+    ledger.save(url, first, replace(first.state, phase=Phase.ROLLED_BACK), "rolled_back")
+    second = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+    assert (second.attempt, second.candidate.number) == (2, 1)
+    assert ledger.find_rollout(url, "docs", "run-1") == second
+
+
+def test_a_permit_is_given_once(url: str) -> None:
+    rollout = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+
+    assert ledger.insert_permit(url, "docs", rollout.id, "smoke")
+    assert not ledger.insert_permit(url, "docs", rollout.id, "smoke")
+    snapshot = ledger.snapshot(url, "docs")
+    assert snapshot is not None
+    assert snapshot.permits == {"stage", "smoke"}
+    assert [event.kind for event in ledger.events(url, "docs")] == ["opened", "permitted"]
+
+
+def test_a_writer_that_read_an_older_state_is_refused_and_writes_nothing(url: str) -> None:
+    read = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+    ledger.save(url, read, replace(read.state, phase=Phase.STAGE), "stage")
+
+    with pytest.raises(ledger.StaleRollout, match="changed by somebody else"):
+        ledger.save(url, read, PROMOTED, "promoted", champion=read.candidate)
+    assert ledger.champion(url, "docs") is None
+    assert ledger.verify_chain(url, "docs") == 2
+
+
+def test_two_active_rollouts_of_one_service_cannot_be_written(url: str) -> None:
+    rollouts = [ledger.open_rollout(url, candidate(word), run_id=word) for word in ("one", "two")]
+    ledger.save(url, rollouts[0], replace(rollouts[0].state, phase=Phase.STAGE), "stage")
+
+    with pytest.raises(IntegrityError, match=r"UNIQUE constraint failed: rollouts\.service"):
+        ledger.save(url, rollouts[1], replace(rollouts[1].state, phase=Phase.STAGE), "stage")
+
+
+def test_the_rollout_with_the_lock_comes_before_those_in_the_queue(url: str) -> None:
+    rollouts = [ledger.open_rollout(url, candidate(word), run_id=word) for word in ("one", "two")]
+    ledger.save(url, rollouts[1], replace(rollouts[1].state, phase=Phase.STAGE), "stage")
+
+    snapshot = ledger.snapshot(url, "docs")
+    assert snapshot is not None
+    assert snapshot.rollout is not None
+    assert snapshot.rollout.id == rollouts[1].id
+
+
+def test_a_rollout_records_the_champion_of_the_moment_it_got_the_lock(url: str) -> None:
+    waiting = ledger.open_rollout(url, candidate("two"), run_id="run-2")
+    champion = promote(url, "one").candidate
+
+    staged = ledger.save(url, waiting, replace(waiting.state, phase=Phase.STAGE), "stage")
+    assert staged.stable == champion
+
+
+def test_versions_are_numbered_and_equal_ones_are_not_numbered_twice(url: str) -> None:
+    assert promote(url, "one").candidate.number == 1
+    assert promote(url, "two").candidate.number == 2
+    assert promote(url, "one", run_id="again").candidate.number == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        pytest.param("new", "two", id="new-weights-meet-todays-champion"),
+        pytest.param("two", "one", id="the-champion-keeps-what-it-was-evaluated-against"),
+        pytest.param("one", None, id="the-first-release-keeps-having-had-no-champion"),
+    ],
+)
+def test_weights_that_were_promoted_keep_their_first_comparison(url: str, weights: str, expected: str | None) -> None:
+    promote(url, "one")
+    promote(url, "two", against="one")
+
+    found = ledger.champion_for_evaluation(url, "docs", artifact("model", weights))
+    assert found == (artifact("model", expected) if expected else None)
+
+
+def test_weights_that_were_rolled_back_meet_the_champion_of_the_next_try(url: str) -> None:
+    promote(url, "one")
+    failed = ledger.open_rollout(url, candidate("two", against="one"), run_id="run-2")
+    ledger.save(url, failed, replace(failed.state, phase=Phase.ROLLED_BACK), "rolled_back")
+    promote(url, "three", against="one")
+
+    assert ledger.champion_for_evaluation(url, "docs", artifact("model", "two")) == artifact("model", "three")
+
+
+def test_everything_that_a_version_names_is_kept_from_the_garbage_collector(url: str) -> None:
+    promote(url, "one")
+    assert ledger.referenced_artifacts(url) == {
+        artifact(kind, "one") for kind in ("bento", "model", "evaluation", "spec")
+    }
+
+
+def test_a_service_keeps_its_port_and_the_last_one_is_said(url: str) -> None:
+    assert ledger.claim_port(url, "docs", [8100, 8101]) == 8100
+    assert ledger.claim_port(url, "docs", [8101]) == 8100
+    assert ledger.claim_port(url, "other", [8100, 8101]) == 8101
+    with pytest.raises(ReleaseRefused, match="third: no endpoint port is free; widen SLIPWAY_SERVICE_PORTS"):
+        ledger.claim_port(url, "third", [8100, 8101])
+
+
+def test_a_release_is_recorded_once(url: str) -> None:
+    rollout = promote(url, "one")
+    for _ in range(2):
+        ledger.record_release(url, rollout, endpoint="http://127.0.0.1:8100")
+
+    assert [event.kind for event in ledger.events(url, "docs")].count("recorded") == 1
+
+
+def test_a_change_that_records_nothing_changes_nothing(url: str) -> None:
+    with change(url, "docs"):
+        pass
+    assert ledger.list_services(url) == []
+
+
+def test_a_change_leaves_one_event_not_two(url: str) -> None:
+    def record_two() -> None:
+        with change(url, "docs") as opened:
+            opened.record("first")
+            opened.record("second")
+
+    with pytest.raises(RuntimeError, match="a second event"):
+        record_two()
+    assert ledger.events(url, "docs") == []
+
+
+@pytest.mark.parametrize(
+    ("tampering", "named"),
+    [
+        pytest.param("UPDATE events SET facts = '{}' WHERE seq = 2", "event 2", id="altered"),
+        pytest.param("UPDATE events SET at = at + 1 WHERE seq = 1", "event 1", id="backdated"),
+        pytest.param("DELETE FROM events WHERE seq = 2", "event 2", id="removed"),
+        pytest.param("DELETE FROM events WHERE seq = 3", "the last events", id="last-removed"),
+    ],
+)
+def test_tampering_with_events_shows(url: str, path: Path, tampering: str, named: str) -> None:
+    promote(url, "one")
+    assert ledger.verify_chain(url, "docs") == 3
+    with sqlite3.connect(path) as connection:
+        connection.execute(tampering)
+
+    with pytest.raises(ledger.ChainBroken, match=named):
+        ledger.verify_chain(url, "docs")
+
+
+def test_the_controllers_silence_counts_from_its_last_beat_or_from_a_later_moment(url: str) -> None:
+    now = ledger.current_time(url)
+    assert ledger.silence_seconds(url, since=now - 100) == pytest.approx(100, abs=5)
+    ledger.beat(url)
+    assert ledger.silence_seconds(url, since=now - 100) == pytest.approx(0, abs=5)
+    ledger.beat(url)
+
+
+def test_a_database_that_is_away_is_one_plain_error(tmp_path: Path) -> None:
+    away = f"postgresql+psycopg2://postgres:secret@/ledger?host={tmp_path}"
+    with pytest.raises(LedgerUnavailable, match=r"no answer from .*\*\*\*.*make up") as caught:
+        ledger.current_time(away)
+    assert "secret" not in str(caught.value)
+    assert caught.value.retryable

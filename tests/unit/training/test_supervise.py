@@ -1,0 +1,143 @@
+"""What a supervisor says of its ranks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import RanksFailed, StoreUnavailable, TrainingDiverged
+from pipelines.spec import ArchitectureConfig, TrainingConfig
+from pipelines.training.job import Resumption, TrainingJob
+from pipelines.training.metrics import MetricsLog, Reading, read_metrics
+from pipelines.training.supervise import Progress, explain_failure
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainingJob:
+    job = TrainingJob(
+        architecture=ArchitectureConfig(),
+        training=TrainingConfig(max_steps=40),
+        tokens=tmp_path / "tokens",
+        tokenizer=tmp_path / "tokenizer",
+        workspace=tmp_path / "work",
+        store_url=f"file://{tmp_path}/store",
+        checkpoints="checkpoints/key",
+    )
+    job.save()
+    return job
+
+
+def reading(step: int) -> Reading:
+    return Reading(
+        step=step,
+        loss=5.0,
+        learning_rate=1e-3,
+        gradient_norm=1.0,
+        tokens=step * 100,
+        tokens_per_second=200.0,
+        seconds=step / 2,
+        eta_seconds=1.0,
+        at=1000.0 + step,
+    )
+
+
+def test_a_job_survives_its_file(job: TrainingJob) -> None:
+    assert TrainingJob.load(job.file) == job
+
+
+def test_progress_passes_on_the_newest_reading_once(job: TrainingJob) -> None:
+    reports: list[dict[str, Any]] = []
+    progress = Progress(job, lambda **numbers: reports.append(numbers))
+    progress.forward()
+    log = MetricsLog(job.metrics_file)
+    log.append(reading(10))
+    log.append(reading(20))
+    progress.forward()
+    progress.forward()
+    assert reports == [
+        {"step": 20, "max_steps": 40, "loss": 5.0, "tokens_per_second": 200.0, "eta_seconds": 1.0, "seconds": 10.0}
+    ]
+
+
+def test_progress_waits_for_a_whole_line_and_follows_a_restart(job: TrainingJob) -> None:
+    reports: list[float] = []
+    progress = Progress(job, lambda **numbers: reports.append(numbers["step"]))
+    line = reading(10).model_dump_json()
+    job.metrics_file.write_text(line[:30])
+    progress.forward()
+    assert reports == []
+    job.metrics_file.write_text(line + "\n" + reading(20).model_dump_json() + "\n")
+    progress.forward()
+    job.metrics_file.write_text(line + "\n")
+    progress.forward()
+    assert reports == [20, 10]
+
+
+def test_a_store_that_is_away_does_not_stop_a_training(job: TrainingJob, caplog: pytest.LogCaptureFixture) -> None:
+    def report(**numbers: float) -> None:
+        raise StoreUnavailable("no space left")
+
+    MetricsLog(job.metrics_file).append(reading(10))
+    Progress(job, report).forward()
+    assert "progress not reported: no space left" in caplog.text
+
+
+def test_a_resumption_and_passed_over_checkpoints_are_told_once(
+    job: TrainingJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    resumption = Resumption(step=20, damages=("checkpoint step-00000030: model.safetensors differs",))
+    job.resumption_file.write_text(resumption.model_dump_json())
+    progress = Progress(job, lambda **numbers: None)
+    progress.forward()
+    progress.forward()
+    assert progress.resumption == resumption
+    assert caplog.text.count("model.safetensors differs; going back to the checkpoint before") == 1
+    assert caplog.text.count("going on after step 20 of 40") == 1
+
+
+def test_a_ranks_own_reason_is_the_error(job: TrainingJob) -> None:
+    reason = {"kind": "TrainingDiverged", "message": "training: loss is nan at step 7"}
+    (job.failures_folder / "rank-1.json").write_text(json.dumps(reason))
+    error = explain_failure(job, [])
+    assert isinstance(error, TrainingDiverged)
+    assert str(error) == "training: loss is nan at step 7"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "message"),
+    [
+        pytest.param(-9, r"rank 1 was ended by SIGKILL \(killed, or out of memory\)", id="signal"),
+        pytest.param(1, "rank 1 ended with exit status 1", id="exit-status"),
+    ],
+)
+def test_a_dead_rank_is_named_with_the_end_of_its_newest_log(job: TrainingJob, exit_code: int, message: str) -> None:
+    (job.workspace / "failure.json").write_text(json.dumps({"rank": 1, "exit_code": exit_code}))
+    for rank, text in ((0, "peer closed"), (1, "first\nRuntimeError: boom")):
+        folder = job.logs_folder / "training_x" / "attempt_0" / str(rank)
+        folder.mkdir(parents=True)
+        (folder / "stderr.log").write_text(text)
+    error = explain_failure(job, [])
+    assert isinstance(error, RanksFailed)
+    assert error.retryable
+    with pytest.raises(RanksFailed, match=message):
+        raise error
+    assert str(error).endswith("    first\n    RuntimeError: boom")
+
+
+def test_torchrun_that_dies_itself_is_told_by_its_last_lines(job: TrainingJob) -> None:
+    with pytest.raises(RanksFailed, match="torchrun ended; its last lines:\n    cannot bind"):
+        raise explain_failure(job, ["cannot bind"])
+
+
+def test_metrics_go_on_from_an_earlier_try(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    history = (reading(10).model_dump_json() + "\n").encode()
+    log = MetricsLog(file, history)
+    log.append(reading(20))
+    assert log.seconds_before == 5.0
+    assert [found.step for found in read_metrics(file)] == [10, 20]
