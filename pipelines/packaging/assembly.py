@@ -81,7 +81,8 @@ def assemble(
     version = bento.seal(source)
 
     build.write_build_file(source, name=name, service=service_name, libraries=versions)
-    folder = build.build(source, version=version, home=scratch / "bentoml")
+    folder = scratch / "bento"
+    build.build(source, version=version, target=folder)
     build.place_model(model, manifest, folder / bento.SOURCE / bento.MODEL)  # last, so that BentoML copies no weights
     identity = bento.verify(folder / bento.SOURCE)
     logger.info("packaged %s:%s, model digest %s", name, version, identity.digest)

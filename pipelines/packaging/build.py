@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -37,25 +38,31 @@ def write_build_file(source: Path, *, name: str, service: str, libraries: dict[s
     (source / "bentofile.yaml").write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
 
 
-def build(source: Path, *, version: str, home: Path) -> Path:
-    """Run `bentoml build` on a folder and return the bento's own folder below `home`.
+def build(source: Path, *, version: str, target: Path) -> None:
+    """Run `bentoml build` on a folder and put the bento into the folder `target`, which it makes.
+
+    BentoML refuses files below a hidden folder, and the default home is one (`.slipway`): it works in the system's
+    folder for temporary files.
 
     Args:
         source: files of the bento with their `bentofile.yaml`.
         version: version part of the tag.
-        home: BENTOML_HOME of this build; must not lie inside `source`.
+        target: where the bento goes; must not exist.
 
     Raises:
         BentoBuildFailed: with BentoML's own message.
     """
-    command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", str(source)]
-    environment = {**os.environ, **bento.serve_environment(home)}
-    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BentoBuildFailed(f"bentoml build failed: {' '.join((done.stderr or done.stdout).split())[-2000:]}")
-    (metadata,) = home.glob(f"bentos/*/{version}/bento.yaml")
-    _normalise(metadata)
-    return metadata.parent
+    with tempfile.TemporaryDirectory(prefix="slipway-bento-") as visible:
+        work, home = Path(visible) / "source", Path(visible) / "bentoml"
+        shutil.copytree(source, work)
+        command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", str(work)]
+        environment = {**os.environ, **bento.serve_environment(home)}
+        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BentoBuildFailed(f"bentoml build failed: {_last_line(done.stderr) or _last_line(done.stdout)}")
+        (metadata,) = home.glob(f"bentos/*/{version}/bento.yaml")
+        _normalise(metadata)
+        shutil.move(metadata.parent, target)
 
 
 def place_model(model: Path, manifest: Manifest, target: Path) -> None:
@@ -64,6 +71,10 @@ def place_model(model: Path, manifest: Manifest, target: Path) -> None:
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         _link(model / file.path, place)
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _link(path: Path, place: Path) -> None:

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,58 +55,80 @@ def make_job(folder: Path, steps: int) -> TrainingJob:
     return job
 
 
-def slipway_seconds(job: TrainingJob, number: int) -> float:
-    """Return how long Slipway's loop takes for all steps."""
+@dataclass(frozen=True)
+class Seconds:
+    """How long one side took."""
+
+    wall: float
+    cpu: float
+    """Of all threads: not disturbed by what else the machine does."""
+
+
+class Stopwatch:
+    """Started when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Seconds:
+        """Return the time since the start."""
+        return Seconds(time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+
+def run_slipway(job: TrainingJob, number: int) -> Seconds:
+    """Take all steps with Slipway's loop."""
     training = Training(job.model_copy(update={"checkpoints": f"checkpoints/{number}"}), SingleRank(CPU))
-    started = time.perf_counter()
+    watch = Stopwatch()
     training.run()
-    return time.perf_counter() - started
+    return watch.read()
 
 
-def bare_seconds(job: TrainingJob) -> float:
-    """Return how long a loop takes that does nothing but train, from tokens in memory."""
+def run_bare(job: TrainingJob) -> Seconds:
+    """Take as many steps with a loop that does nothing but train, from tokens in memory."""
     config = job.training
     model = build_model(job.architecture, vocabulary_size=VOCABULARY_SIZE, eos_id=0, seed=config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
     shape = (config.max_steps, config.batch_size, config.sequence_length + 1)
     batches = torch.from_numpy(np.random.default_rng(1).integers(1, VOCABULARY_SIZE, shape))
-    started = time.perf_counter()
+    watch = Stopwatch()
     for batch in batches:
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - started
+    return watch.read()
+
+
+def run_pair(job: TrainingJob, number: int) -> tuple[Seconds, Seconds]:
+    """Measure both sides, the one first that was second in the round before."""
+    if number % 2:
+        bare = run_bare(job)
+        return run_slipway(job, number), bare
+    return run_slipway(job, number), run_bare(job)
+
+
+def describe(name: str, ratios: list[float]) -> str:
+    """Return the median of paired ratios with a bootstrap interval."""
+    resampled = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return f"{name}: {statistics.median(ratios):.3f}x (95 % CI {low:.3f}-{high:.3f}, {len(ratios)} rounds)"
 
 
 def main() -> None:
-    """Run paired rounds and print the ratio with its interval."""
+    """Run paired rounds and print the ratios with their intervals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="paired rounds (default 9)")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps per round and side (default 20)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), arguments.steps)
-        bare_seconds(job)  # first calls allocate
-        pairs = [_pair(job, number) for number in range(arguments.rounds)]
-    ratios = [bare / slipway for slipway, bare in pairs]
-    resampled = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
+        run_bare(job)  # first calls allocate
+        pairs = [run_pair(job, number) for number in range(arguments.rounds)]
     tokens = arguments.steps * job.training.batch_size * job.training.sequence_length
-    print(f"training: {tokens / statistics.median(slipway for slipway, _ in pairs):,.0f} tokens/s in one process")
-    print(
-        f"training over a bare torch loop: {statistics.median(ratios):.3f}x "
-        f"(95 % CI {low:.3f}-{high:.3f}, {len(ratios)} rounds), bar {BAR:g}x"
-    )
-
-
-def _pair(job: TrainingJob, number: int) -> tuple[float, float]:
-    """Measure both sides, the one first that was second in the round before."""
-    if number % 2:
-        bare = bare_seconds(job)
-        return slipway_seconds(job, number), bare
-    return slipway_seconds(job, number), bare_seconds(job)
+    print(f"training: {tokens / statistics.median(slipway.wall for slipway, _ in pairs):,.0f} tokens/s in one process")
+    print(describe(f"training over a bare torch loop, bar {BAR:g}x", [bare.wall / own.wall for own, bare in pairs]))
+    print(describe("the same per CPU second", [bare.cpu / own.cpu for own, bare in pairs]))
 
 
 if __name__ == "__main__":

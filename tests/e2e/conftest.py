@@ -167,7 +167,7 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
         first = free_ports(41)
         stack = LocalStack(
             Settings(
-                home=folder / "home",
+                home=folder / ".slipway",
                 models_dir=folder / "models",
                 airflow_port=first,
                 service_ports=f"{first + 1}-{first + 10}",
