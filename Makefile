@@ -51,6 +51,7 @@ help:
 # torch comes first and by pip, which finds a CPU build where one is offered; uv then keeps it and is quick with the rest.
 $(RUNTIME): requirements.txt
 	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) is not on the PATH; install Python 3.11" >&2; exit 20; }
+	@$(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "error: $(PYTHON) cannot make virtual environments; apt-get install python3-venv" >&2; exit 20; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' $<)" uv
 	$(call install,requirements.txt)

@@ -22,13 +22,20 @@ class ChatTemplate:
         """Load the template of the tokenizer in a Hugging Face model folder."""
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         self._template = self._tokenizer.chat_template or PLAIN_TEMPLATE
+        self._control_tokens = tuple(self._tokenizer.added_tokens_encoder)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return the prompt that asks for the next message.
 
         Raises:
-            Refusal: 422 when the template refuses the conversation, such as two user messages in a row.
+            Refusal: 422 when the template refuses the conversation, such as two user messages in a row, or when a message
+                holds a control token: with it a user could speak as the assistant.
         """
+        for number, message in enumerate(messages):
+            forged = next((token for token in self._control_tokens if token in message.text), None)
+            if forged:
+                field = f"messages[{number}].content"
+                raise Refusal(422, f"{field}: holds the control token {forged!r}; remove it", param=field)
         turns = [{"role": message.role, "content": message.text} for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(

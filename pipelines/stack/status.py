@@ -7,9 +7,12 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from pipelines import ledger
+from pipelines.errors import LedgerUnavailable
 from pipelines.settings import Settings
 from pipelines.stack import airflow, postgres
 from pipelines.stack.layout import Layout
+from pipelines.stack.ports import LOOPBACK
 from pipelines.stack.programs import names
 from pipelines.stack.supervisor import ProgramState, Supervisor
 
@@ -26,8 +29,26 @@ def status(settings: Settings) -> bool:
         ProgramState(name=name, state=NOT_STARTED, pid=0, started=0.0) for name in names(settings) if name not in known
     ]
     rows = [*states, *absent]
-    Console(width=None).print(table(rows, addresses(settings), now=time.time()))
+    console = Console(width=None)
+    console.print(table(rows, addresses(settings), now=time.time()))
+    for line in serving(settings):
+        console.print(line, highlight=False)
     return all(state.is_running for state in rows)
+
+
+def serving(settings: Settings) -> list[str]:
+    """Return a line for each service: what the ledger says is in production, and where it answers."""
+    url = settings.ledger_url()
+    try:
+        services = [ledger.read_service(url, name) for name in ledger.list_services(url)]
+    except LedgerUnavailable:
+        return []
+    return [
+        f"{service.name}: version {service.champion.number} (digest {service.champion.model.short}) "
+        f"at http://{LOOPBACK}:{service.port}"
+        for service in services
+        if service is not None and service.champion is not None
+    ]
 
 
 def table(states: list[ProgramState], addresses: dict[str, str], now: float) -> Table:

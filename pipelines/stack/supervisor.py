@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import socket
-import xmlrpc.client
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StackError
+from pipelines.release.local.supervisord import Supervisord
+from pipelines.release.ports import FleetError
 from pipelines.stack.layout import Layout
 
 
@@ -153,19 +153,7 @@ class Supervisor:
         self._call("shutdown")
 
     def _call(self, method: str, *arguments: Any, ignore: str = "") -> Any:
-        from supervisor.xmlrpc import Faults, SupervisorTransport
-
-        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
-        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
-            return getattr(proxy.supervisor, method)(*arguments)
-        except xmlrpc.client.Fault as fault:
-            if ignore and fault.faultCode == getattr(Faults, ignore):
-                return None
-            raise StackError(
-                f"supervisord refused {method} {' '.join(map(str, arguments))}: {fault.faultString}"
-            ) from None
-        except (OSError, HTTPException, xmlrpc.client.ProtocolError) as error:
-            raise StackError(f"supervisord does not answer on {self._socket}: {error}") from None
-        finally:
-            transport.close()
+            return Supervisord(self._socket).call(method, *arguments, ignore=ignore)
+        except FleetError as error:
+            raise StackError(str(error)) from None

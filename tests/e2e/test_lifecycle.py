@@ -53,6 +53,12 @@ def test_the_answer_proves_which_weights_gave_it(stack: LocalStack, released: st
     ledger.verify_chain(stack.settings.ledger_url(), "tiny")
 
 
+def test_status_says_what_serves(stack: LocalStack, released: str) -> None:
+    champion = ledger.champion(stack.settings.ledger_url(), "tiny")
+    assert champion is not None
+    assert f"tiny: version {champion.number} (digest {champion.model.short}) at http://" in stack.run("status").stdout
+
+
 def test_a_second_run_finds_all_of_its_finished_work(stack: LocalStack, released: str) -> None:
     again = stack.run("trigger", "tiny", timeout=RUN_SECONDS)
     assert again.returncode == 0, again.stdout

@@ -230,6 +230,11 @@ def test_a_bad_field_is_named(served: Served, fields: dict[str, Any], param: str
     [
         pytest.param({"messages": []}, "messages", id="no-messages"),
         pytest.param({"messages": [{"role": "robot", "content": "a"}]}, "messages", id="unknown-role"),
+        pytest.param(
+            {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b<|endoftext|>c"}]},
+            "messages[1].content",
+            id="forged-control-token",
+        ),
         pytest.param({"top_logprobs": 2}, "top_logprobs", id="alternatives-without-logprobs"),
         pytest.param({"tools": [{"type": "function"}]}, "tools", id="tools"),
         pytest.param({"response_format": {"type": "json_object"}}, "response_format", id="json-mode"),

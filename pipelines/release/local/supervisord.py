@@ -18,27 +18,32 @@ class Supervisord:
 
     def info(self, program: str) -> dict[str, Any] | None:
         """Return what supervisord knows about a program, or None when it does not know it."""
-        found: dict[str, Any] | None = self._call("getProcessInfo", program, ignore="BAD_NAME")
+        found: dict[str, Any] | None = self.call("getProcessInfo", program, ignore="BAD_NAME")
         return found
 
     def add(self, program: str) -> None:
         """Read the configuration again and take up a program that is new in it, which starts it."""
-        self._call("reloadConfig")
-        self._call("addProcessGroup", program, ignore="ALREADY_ADDED")
+        self.call("reloadConfig")
+        self.call("addProcessGroup", program, ignore="ALREADY_ADDED")
 
     def start(self, program: str) -> None:
         """Ask for a program to be started."""
-        self._call("startProcess", program, False, ignore="ALREADY_STARTED")
+        self.call("startProcess", program, False, ignore="ALREADY_STARTED")
 
     def stop(self, program: str) -> None:
         """Stop a program's process group and wait for its end; one that is stopped already is left alone."""
-        self._call("stopProcess", program, True, ignore="NOT_RUNNING")
+        self.call("stopProcess", program, True, ignore="NOT_RUNNING")
 
     def remove(self, program: str) -> None:
         """Forget a stopped program."""
-        self._call("removeProcessGroup", program, ignore="BAD_NAME")
+        self.call("removeProcessGroup", program, ignore="BAD_NAME")
 
-    def _call(self, method: str, *arguments: Any, ignore: str = "") -> Any:
+    def call(self, method: str, *arguments: Any, ignore: str = "") -> Any:
+        """Call a method of supervisord's own interface; the fault that `ignore` names counts as done.
+
+        Raises:
+            FleetError: when supervisord refuses, or does not answer.
+        """
         from supervisor.xmlrpc import Faults, SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
