@@ -43,11 +43,22 @@ class Secrets(BaseModel):
     fernet_key: str
 
     @classmethod
+    def load(cls, layout: Layout) -> Secrets:
+        """Return the installation's secrets.
+
+        Raises:
+            StackError: when there are none: no stack was ever started here.
+        """
+        path = layout.airflow_secrets
+        if not path.exists():
+            raise StackError(f"there is no stack in {layout.home}; start it (`make up`) or check SLIPWAY_HOME")
+        return cls.model_validate_json(path.read_bytes())
+
+    @classmethod
     def load_or_make(cls, layout: Layout) -> Secrets:
         """Return the installation's secrets, making them on the first call."""
-        path = layout.airflow_home / "secrets.json"
-        if path.exists():
-            return cls.model_validate_json(path.read_bytes())
+        if layout.airflow_secrets.exists():
+            return cls.load(layout)
         from cryptography.fernet import Fernet
 
         made = cls(
@@ -56,7 +67,7 @@ class Secrets(BaseModel):
             secret_key=secrets.token_urlsafe(48),
             fernet_key=Fernet.generate_key().decode(),
         )
-        write_private(path, made.model_dump_json(indent=1))
+        write_private(layout.airflow_secrets, made.model_dump_json(indent=1))
         return made
 
 
@@ -67,7 +78,7 @@ def base_url(settings: Settings) -> str:
 
 def credentials(settings: Settings) -> str:
     """Return user and password for reading."""
-    return f"user {USER}  password {Secrets.load_or_make(Layout.of(settings)).password}"
+    return f"user {USER}  password {Secrets.load(Layout.of(settings)).password}"
 
 
 def configuration(settings: Settings, made: Secrets) -> str:

@@ -44,7 +44,7 @@ class AirflowApi:
     @classmethod
     def of(cls, settings: Settings) -> AirflowApi:
         """Return a client of the local stack's Airflow."""
-        secrets = airflow.Secrets.load_or_make(Layout.of(settings))
+        secrets = airflow.Secrets.load(Layout.of(settings))
         return cls(airflow.base_url(settings), airflow.USER, secrets.password)
 
     def health(self) -> dict[str, dict[str, str | None]]:

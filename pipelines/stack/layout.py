@@ -44,6 +44,11 @@ class Layout:
         return self.home / "airflow"
 
     @property
+    def airflow_secrets(self) -> Path:
+        """What this installation's Airflow keeps secret."""
+        return self.airflow_home / "secrets.json"
+
+    @property
     def airflow_passwords(self) -> Path:
         """The password file of Airflow's simple auth manager."""
         return self.airflow_home / "passwords.json"

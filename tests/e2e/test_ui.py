@@ -29,7 +29,7 @@ def page(stack: LocalStack) -> Iterator[Page]:
         opened.set_default_timeout(60_000)
         opened.goto(airflow.base_url(stack.settings))
         opened.fill('input[name="username"]', airflow.USER)
-        opened.fill('input[name="password"]', airflow.Secrets.load_or_make(Layout.of(stack.settings)).password)
+        opened.fill('input[name="password"]', airflow.Secrets.load(Layout.of(stack.settings)).password)
         opened.keyboard.press("Enter")
         opened.wait_for_url(lambda url: "login" not in url)
         yield opened

@@ -55,6 +55,7 @@ def test_every_command_has_help_with_an_example(
             id="missing-inputs",
         ),
         pytest.param(["run", "--spec", "nope.yaml"], "no such file", id="run-missing-spec"),
+        pytest.param(["trigger", "docs-gpt"], "there is no stack in", id="trigger-without-a-stack"),
     ],
 )
 def test_a_mistake_is_one_plain_error(
