@@ -28,7 +28,7 @@ class ChatTemplate:
         """Return the prompt that asks for the next message.
 
         Raises:
-            Refusal: 422 when the template refuses the conversation, such as two user messages in a row, or when a message
+            Refusal: 422 when the template refuses the conversation (two user messages in a row, say), or when a message
                 holds a control token: with it a user could speak as the assistant.
         """
         for number, message in enumerate(messages):
