@@ -25,7 +25,7 @@ from pipelines.store import Store
 from tests.e2e.conftest import LocalStack, wait_for
 
 DAG = "lifecycle_tiny"
-STEPS = 600
+STEPS = 300
 EVERY = 10
 """Steps between checkpoints in the tiny spec: the most that may be lost."""
 
