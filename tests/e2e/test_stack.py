@@ -102,6 +102,7 @@ def test_down_and_status_without_a_stack_say_so_and_make_nothing(make_stack: Cal
     assert not absent.settings.home.exists()
 
 
+@pytest.mark.slow
 def test_life_and_death(make_stack: Callable[[], LocalStack]) -> None:
     """Up, the supervisor killed, its orphans found by the next `up`, killed again, and gone after `down`."""
     one = make_stack()
