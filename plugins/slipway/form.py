@@ -32,13 +32,9 @@ def trigger_form() -> dict[str, Param]:
 
 
 def _param(schema: dict[str, Any]) -> Param:
-    return Param(schema.pop("default"), **_nullable(schema))
-
-
-def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return pydantic's `anyOf: [X, null]` as `type: [X, null]`, which is what Airflow's form understands."""
+    """Return a field that may be left empty: Airflow's form demands a value of every type but `null`."""
+    del schema["default"]
     match schema.pop("anyOf", None):
         case [dict() as rules, {"type": "null"}]:
-            return {**schema, **rules, "type": ["null", rules["type"]]}
-        case _:
-            return schema
+            schema |= rules
+    return Param(None, **{**schema, "type": ["null", schema["type"]]})

@@ -104,7 +104,7 @@ class FreezeOperator(StepOperator):
         return str(settings.models_dir.resolve() / self.spec_file)
 
     def _inputs(self, context: Context, receipts: Mapping[str, Receipt]) -> Mapping[str, Any]:
-        return dict(context["params"])
+        return {name: value for name, value in context["params"].items() if value is not None}
 
 
 class LedgerStepOperator(LifecycleOperator):

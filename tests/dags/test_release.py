@@ -147,7 +147,7 @@ def test_what_only_the_ledger_knows_reaches_a_step_as_input(lifecycle: Lifecycle
         "tokens": {"kind": "tokens", "digest": digest("tokens", "one")},
         "champion": artifact("model", "zero").model_dump(),
     }
-    assert document("freeze")["inputs"] == {"max_steps": 7, "source": None, "force": ["train"], "note": "why"}
+    assert document("freeze")["inputs"] == {"max_steps": 7, "force": ["train"], "note": "why"}
 
 
 def test_a_run_leaves_asset_events_with_digests(lifecycle: Lifecycle, world: World) -> None:

@@ -51,6 +51,7 @@ def test_the_graph_shows_the_lifecycle(stack: LocalStack, page: Page) -> None:
     for task in ("record", "rollback"):
         expect(page.locator(".react-flow__node", has_text=task).first).to_be_visible(timeout=60_000)
     page.click('[aria-label="Collapse Details Panel"]')
+    page.add_style_tag(content=".react-flow__minimap { display: none }")
     page.click(".react-flow__controls-fitview")
     keep(page, "airflow-dag.png")
 
@@ -60,4 +61,5 @@ def test_trigger_opens_a_typed_form(stack: LocalStack, page: Page) -> None:
     page.click('[aria-label="Trigger Dag"]')
     for title in ("Training steps", "Data source", "Steps to run again", "Note"):
         expect(page.get_by_text(title).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Trigger", exact=True).last).to_be_enabled()  # nothing needs to be filled in
     keep(page, "airflow-trigger.png")
