@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 
 import psutil
 
 from pipelines.errors import StackError
+from pipelines.release.local.router import is_free
+
+__all__ = ["LOOPBACK", "holder", "is_free", "require_free"]
 
 LOOPBACK = "127.0.0.1"
-
-
-def is_free(port: int) -> bool:
-    """Say whether a server could listen on the port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
 
 
 def holder(port: int) -> str:
