@@ -6,6 +6,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3.11
 MODEL ?= docs-gpt
+KIND ?= errors
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
@@ -13,8 +14,11 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := True
 
-run: up  ## start the stack, take the demo model from data to a served answer, say what came out (MODEL=docs-gpt)
-	@$(BIN)/python -m pipelines trigger $(MODEL)
+run: up  ## start the stack, release the demo model, then a second version by canary under traffic (MODEL=docs-gpt)
+	@$(BIN)/python -m tests.load.demo $(MODEL)
+
+run-bad: up  ## release a worse candidate under traffic and see it rolled back (KIND=errors, slow or wrong-answers)
+	@$(BIN)/python -m tests.load.bad $(MODEL) --kind $(KIND)
 
 test: $(DEV)  ## run every test but the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
@@ -36,6 +40,9 @@ down: $(RUNTIME)  ## stop the local stack; no process and no port is left
 bench: $(DEV)  ## measure speed and size, as ratios with intervals
 	$(BIN)/python -m tests.benchmarks
 
+bench-release: $(DEV)  ## the release rule against two usual ones: simulated false alarms, delays and misses
+	$(BIN)/python -m tests.benchmarks.bench_release
+
 lock: $(DEV)  ## compile requirements.txt and requirements-dev.txt from pyproject.toml
 	$(BIN)/python .ci/lock.py write $(BIN)/uv
 
@@ -46,7 +53,7 @@ schema: $(RUNTIME)  ## write the JSON Schema of model specs for editors
 	$(BIN)/python -m pipelines spec schema --write
 
 help:
-	@awk -F '##' '/^[a-z-]+:.*##/ { split($$1, target, ":"); printf "make %-9s%s\n", target[1], $$2 }' $(MAKEFILE_LIST)
+	@awk -F '##' '/^[a-z-]+:.*##/ { split($$1, target, ":"); printf "make %-14s%s\n", target[1], $$2 }' $(MAKEFILE_LIST)
 
 # torch comes first and by pip, which finds a CPU build where one is offered; uv then keeps it and is quick with the rest.
 $(RUNTIME): requirements.txt
@@ -66,4 +73,4 @@ define install
 $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r $(1) || $(BIN)/python -m pip install --quiet -r $(1)
 endef
 
-.PHONY: run test check up down bench lock test-all schema help
+.PHONY: run run-bad test check up down bench bench-release lock test-all schema help

@@ -5,8 +5,10 @@ from __future__ import annotations
 from airflow.sdk import DAG, TaskGroup, TriggerRule
 
 from slipway.assets import asset
+from slipway.backup import BackupOperator
 from slipway.dag import RELEASE_POOL, TRAINING_POOL, TRAINING_TIMEOUT, dag_arguments
-from slipway.operators import FreezeOperator, RecordOperator, RollbackOperator, RolloutOperator, StepOperator
+from slipway.operators import FreezeOperator, RecordOperator, RollbackOperator, StepOperator
+from slipway.rollout import rollout_tasks
 from slipway.specs import ListedSpec, listed_specs
 
 
@@ -21,17 +23,16 @@ def lifecycle(listed: ListedSpec) -> None:
         evaluated = StepOperator(task_id="evaluate")
         packaged = StepOperator(task_id="package", outlets=[asset(model, "version")])
 
+        backed_up = BackupOperator(task_id="backup")
+
         with TaskGroup("rollout", default_args={"pool": RELEASE_POOL}) as rollout:
-            staged = RolloutOperator(task_id="stage")
-            smoked = RolloutOperator(task_id="smoke")
-            promoted = RolloutOperator(task_id="promote")
-            staged >> smoked >> promoted
+            phases = rollout_tasks(listed.spec.rollout)
 
         recorded = RecordOperator(task_id="record", outlets=[asset(model, "release")])
         rolled_back = RollbackOperator(task_id="rollback", trigger_rule=TriggerRule.ONE_FAILED)
 
-        frozen >> validated >> prepared >> trained >> evaluated >> packaged >> rollout >> recorded
-        [staged, smoked, promoted] >> rolled_back
+        frozen >> validated >> prepared >> trained >> evaluated >> packaged >> backed_up >> rollout >> recorded
+        phases >> rolled_back
 
 
 for listed in listed_specs():

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 
+from pipelines.commands import backup, release
 from pipelines.errors import BadInput, ExitCode, SlipwayError
-from pipelines.settings import REPOSITORY, Settings
+from pipelines.settings import REPOSITORY, read_settings
 
 SCHEMA_FILE = REPOSITORY / "docs" / "model-spec.schema.json"
 
@@ -26,22 +26,10 @@ app = typer.Typer(
 )
 spec_app = typer.Typer(no_args_is_help=True, help="Check model specs.")
 app.add_typer(spec_app, name="spec")
+app.add_typer(release.app, name="release")
+app.add_typer(backup.app, name="backup")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-def settings() -> Settings:
-    """Return the settings of this environment.
-
-    Raises:
-        BadInput: names the variable, its value and the rule.
-    """
-    try:
-        return Settings()
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = "SLIPWAY_" + "_".join(str(part) for part in problem["loc"]).upper()
-        raise BadInput(f"{name}: {problem['msg']}, got {problem['input']!r}") from error
 
 
 @app.command(epilog="Example: python -m pipelines step prepare --spec artifacts/spec/<digest> --inputs I --result R")
@@ -56,43 +44,54 @@ def step(
     from pipelines.step import execute
 
     process.die_with_parent()
-    receipt = execute(name, spec_uri=spec, inputs_uri=inputs, result_uri=result, settings=settings())
+    receipt = execute(name, spec_uri=spec, inputs_uri=inputs, result_uri=result, settings=read_settings())
     done = f"reused from run {receipt.reused_from}" if receipt.reused else "done"
     logger.info("step %s: %s in %.1f s; receipt %s", name, done, receipt.seconds, result)
 
 
 @app.command(epilog="Example: python -m pipelines run --spec dags/models/docs_gpt.yaml --max-steps 50")
 def run(
+    *,
     spec: Annotated[Path, typer.Option(help="Spec file.")],
     max_steps: Annotated[int | None, typer.Option(help="Training steps instead of the spec's.")] = None,
     source: Annotated[str | None, typer.Option(help="Data source instead of the spec's.")] = None,
     force: Annotated[list[str] | None, typer.Option(help="Step to run again; may be repeated.")] = None,
     note: Annotated[str, typer.Option(help="Why this run.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Training seed instead of the spec's.")] = None,
+    override: Annotated[str, typer.Option(help="Why a version that was rolled back may try again.")] = "",
 ) -> None:
     """Run the lifecycle without Airflow, on the same stack and controller. Ctrl-C aborts."""
     from pipelines.driver import run_lifecycle
 
-    params = {"max_steps": max_steps, "source": source, "force": tuple(force or ()), "note": note}
-    run_lifecycle(spec, params, settings())
+    params = {
+        "max_steps": max_steps,
+        "source": source,
+        "force": tuple(force or ()),
+        "note": note,
+        "seed": seed,
+        "override": override,
+    }
+    run_lifecycle(spec, params, read_settings())
 
 
 @app.command(epilog="Example: python -m pipelines trigger docs-gpt --max-steps 50")
 def trigger(
     model: Annotated[str, typer.Argument(help="Model name.")],
+    *,
     max_steps: Annotated[int | None, typer.Option(help="Training steps instead of the spec's.")] = None,
     source: Annotated[str | None, typer.Option(help="Data source instead of the spec's.")] = None,
     force: Annotated[list[str] | None, typer.Option(help="Step to run again; may be repeated.")] = None,
     note: Annotated[str, typer.Option(help="Why this run.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Training seed instead of the spec's.")] = None,
+    override: Annotated[str, typer.Option(help="Why a version that was rolled back may try again.")] = "",
 ) -> None:
     """Trigger a model's DAG through Airflow's REST API, show its progress and check that the model serves."""
     from pipelines.stack import trigger_and_follow
 
-    params: dict[str, object] = {"force": list(force or ()), "note": note}
-    if max_steps is not None:
-        params["max_steps"] = max_steps
-    if source is not None:
-        params["source"] = source
-    trigger_and_follow(settings(), model, params)
+    given = {"max_steps": max_steps, "source": source, "seed": seed}
+    params: dict[str, object] = {"force": list(force or ()), "note": note, "override": override}
+    params |= {name: value for name, value in given.items() if value is not None}
+    trigger_and_follow(read_settings(), model, params)
 
 
 @app.command(epilog="Example: SLIPWAY_AIRFLOW_PORT=8081 python -m pipelines up")
@@ -100,7 +99,7 @@ def up() -> None:
     """Start the local stack: Postgres, Envoy, controller and Airflow under one supervisor."""
     from pipelines import stack
 
-    stack.up(settings())
+    stack.up(read_settings())
 
 
 @app.command(epilog="Example: python -m pipelines down")
@@ -108,7 +107,7 @@ def down() -> None:
     """Stop the local stack and check that no process and no port is left."""
     from pipelines import stack
 
-    stack.down(settings())
+    stack.down(read_settings())
 
 
 @app.command(epilog="Example: python -m pipelines status")
@@ -116,7 +115,7 @@ def status() -> None:
     """Show what runs and what serves; the exit status is not 0 when something is down."""
     from pipelines import stack
 
-    if not stack.status(settings()):
+    if not stack.status(read_settings()):
         raise typer.Exit(ExitCode.UNEXPECTED)
 
 
@@ -125,7 +124,7 @@ def controller() -> None:
     """Run the controller: the only process that looks, decides and raises weights."""
     from pipelines.release.controller import run_controller
 
-    run_controller(settings())
+    run_controller(read_settings())
 
 
 @spec_app.command("validate", epilog="Example: python -m pipelines spec validate dags/models/docs_gpt.yaml")
@@ -171,7 +170,7 @@ def verify(
 
     if not uris and not everything:
         raise BadInput("verify: name artifacts (artifacts/<kind>/<digest>) or give --all")
-    problems = verify_artifacts(settings(), None if everything else uris, typer.echo)
+    problems = verify_artifacts(read_settings(), None if everything else uris, typer.echo)
     if problems:
         raise BadInput(f"verify: {problems} damaged or missing")
 
@@ -184,7 +183,7 @@ def gc(
     """List or remove artifacts that no ledger row, receipt of a live run or serving copy reaches."""
     from pipelines.maintenance import collect_garbage
 
-    report = collect_garbage(settings(), delete=delete)
+    report = collect_garbage(read_settings(), delete=delete)
     if as_json:
         typer.echo(json.dumps(report.as_dict()))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,22 +12,21 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from pipelines import ledger
+from pipelines import artifacts, ledger
 from pipelines.artifacts import ArtifactRef
 from pipelines.errors import BadInput, SlipwayError
 from pipelines.lifecycle import inputs_of, is_forced, release_inputs, upstream
+from pipelines.release.course import transitions
 from pipelines.runner import WorkStep
 from pipelines.settings import Settings
-from pipelines.spec import load_spec, parse_params
-from pipelines.step import WORK_STEPS, Receipt, RunInfo
-from pipelines.steps import record, rollback, rollout
+from pipelines.spec import ModelSpec, RolloutConfig, load_spec, parse_params
+from pipelines.step import WORK_STEPS, Receipt, RunInfo, leave_receipt
+from pipelines.steps import backup, record, rollback, rollout
 from pipelines.store import Store
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=BaseModel)
-
-PHASES = ("stage", "smoke", "promote")
 
 
 def run_lifecycle(spec_file: Path, params: Mapping[str, Any], settings: Settings) -> record.Result:
@@ -77,12 +77,14 @@ class _Run:
         logger.info("%-8s %s in %.1f s", step, done, receipt.seconds)
 
     def release(self) -> record.Result:
-        """Roll out what the work steps made, and record it."""
+        """Save what serves, roll out what the work steps made, and record it."""
+        info = self._info("backup")
+        self._ledger_step(info, functools.partial(self._back_up, info))
         try:
-            for phase in PHASES:
+            for phase in transitions(self._rules()):
                 info = self._info(f"rollout.{phase}")
                 inputs = rollout.Inputs.model_validate(release_inputs(info, self._receipts))
-                self._ledger_step(info, lambda: self._phase(phase, inputs))  # noqa: B023 - called at once
+                self._ledger_step(info, functools.partial(self._phase, phase, inputs))
         except (SlipwayError, KeyboardInterrupt) as failure:
             self._roll_back(failure)
             raise
@@ -90,6 +92,15 @@ class _Run:
         result = self._ledger_step(info, lambda: record.run(record.Inputs(run=info), self._settings))
         logger.info("version %d serves at %s", result.version, result.endpoint)
         return result
+
+    def _back_up(self, info: RunInfo) -> backup.Result:
+        spec = ArtifactRef.model_validate(self._receipts["freeze"].result["spec"])
+        return backup.run(backup.Inputs(run=info, spec=spec), self._settings)
+
+    def _rules(self) -> RolloutConfig:
+        ref = ArtifactRef.model_validate(self._receipts["freeze"].result["spec"])
+        store = Store(self._settings.store_url())
+        return ModelSpec.model_validate_json(artifacts.read_file(store, ref, "spec.json")).rollout
 
     def _phase(self, phase: str, inputs: rollout.Inputs) -> rollout.Result:
         return rollout.wait(rollout.begin(phase, inputs, self._settings), self._settings)
@@ -104,11 +115,8 @@ class _Run:
     def _ledger_step(self, info: RunInfo, act: Callable[[], T]) -> T:
         started = time.time()
         result = act()
-        content = result.model_dump(mode="json")
-        seconds = round(time.time() - started, 3)
-        receipt = Receipt(step=info.task_id, run=info, key="", started=started, seconds=seconds, result=content)
-        Store(self._settings.store_url()).put(info.receipt_uri, receipt.encode())
-        logger.info("%s: %s (%.1f s)", info.task_id, content.get("detail", "done"), seconds)
+        receipt = leave_receipt(Store(self._settings.store_url()), info, result, started)
+        logger.info("%s: %s (%.1f s)", info.task_id, receipt.result.get("detail", "done"), receipt.seconds)
         return result
 
     def _champion(self) -> dict[str, Any] | None:

@@ -72,6 +72,7 @@ def release_inputs(info: RunInfo, receipts: Mapping[str, Receipt]) -> dict[str, 
     forced = is_forced("package", receipts["freeze"])
     return {
         "run": info.model_copy(update={"force": forced}),
+        "override": frozen.get("override", ""),
         "bento": packaged["bento"],
         "tag": packaged["tag"],
         "weights": trained["model"],

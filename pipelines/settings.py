@@ -8,8 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipelines.errors import BadInput
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Root of the source tree."""
@@ -28,6 +30,18 @@ class Settings(BaseSettings):
 
     ledger: str = ""
     """SQLAlchemy URL of the ledger; empty: the embedded Postgres of the local stack."""
+
+    backup: str = ""
+    """fsspec URL (`file://` or `s3://`) of the backups; empty: the folder `<home>-backup` beside `home`.
+
+    Beside it, not inside: whoever deletes or loses the home keeps the backups. It is still the same disk: a company
+    names a bucket, or a folder on another machine's disk, and gives only this installation the right to write there."""
+
+    backup_schedule: str = "@daily"
+    """Cron expression or Airflow preset of the DAG `backup`; empty: by hand only, and before each rollout."""
+
+    airflow_db: str = ""
+    """SQLAlchemy URL of Airflow's own database, which no task can ask Airflow for; empty: the embedded Postgres."""
 
     models_dir: Path = REPOSITORY / "dags" / "models"
     """Folder with the model specs."""
@@ -61,6 +75,11 @@ class Settings(BaseSettings):
         """Return the store's fsspec URL."""
         return self.store or f"file://{self.resolved_home() / 'store'}"
 
+    def backup_url(self) -> str:
+        """Return the backup store's fsspec URL."""
+        home = self.resolved_home()
+        return self.backup or f"file://{home.with_name(f'{home.name}-backup')}"
+
     @property
     def run_dir(self) -> Path:
         """Folder for sockets and pid files; its path is short because Unix sockets allow about 100 bytes."""
@@ -72,8 +91,22 @@ class Settings(BaseSettings):
         return self.ledger or f"postgresql+psycopg2://postgres@/ledger?host={self.run_dir / 'pg'}"
 
     def airflow_db_url(self) -> str:
-        """Return the URL of Airflow's own database in the embedded Postgres."""
-        return f"postgresql+psycopg2://postgres@/airflow?host={self.run_dir / 'pg'}"
+        """Return the SQLAlchemy URL of Airflow's own database."""
+        return self.airflow_db or f"postgresql+psycopg2://postgres@/airflow?host={self.run_dir / 'pg'}"
+
+
+def read_settings() -> Settings:
+    """Return the settings of this environment.
+
+    Raises:
+        BadInput: names the variable, its value and the rule.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = "SLIPWAY_" + "_".join(str(part) for part in problem["loc"]).upper()
+        raise BadInput(f"{name}: {problem['msg']}, got {problem['input']!r}") from error
 
 
 def parse_port_range(text: str) -> range:

@@ -8,11 +8,11 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field, ValidationError
@@ -26,8 +26,13 @@ from pipelines.store import Store
 
 logger = logging.getLogger(__name__)
 
+Settled = TypeVar("Settled", bound=BaseModel)
+
 WORK_STEPS = ("freeze", "validate", "prepare", "train", "evaluate", "package")
 """Steps that run as a command anywhere, without a ledger, in lifecycle order."""
+
+POLL_SECONDS = 0.5
+"""Between two questions to the ledger by whoever waits for a rollout."""
 
 RECEIPT_LIMIT_BYTES = 64 * 1024
 """Largest receipt: it travels through XCom. Anything bigger belongs into an artifact."""
@@ -199,6 +204,29 @@ def write_inputs(store: Store, info: RunInfo, inputs: Mapping[str, Any]) -> None
     """Put a step's inputs where its process will look for them."""
     document = InputsDocument(run=info, inputs=dict(inputs))
     store.put(info.inputs_uri, canonical_json(document.model_dump(mode="json")))
+
+
+def leave_receipt(store: Store, info: RunInfo, result: BaseModel, started: float) -> Receipt:
+    """Leave the receipt of a ledger step, which is never reused.
+
+    Args:
+        store: where receipts are.
+        info: the execution; its task id names the step.
+        result: of the step.
+        started: when it began, in seconds since the epoch.
+    """
+    seconds = round(time.time() - started, 3)
+    content = result.model_dump(mode="json")
+    receipt = Receipt(step=info.task_id, run=info, key="", started=started, seconds=seconds, result=content)
+    store.put(info.receipt_uri, receipt.encode())
+    return receipt
+
+
+def wait_until_settled(poll: Callable[[], Settled | None]) -> Settled:
+    """Poll a ledger step until it has a result; every state that it may wait for has a deadline, so this ends."""
+    while (result := poll()) is None:
+        time.sleep(POLL_SECONDS)
+    return result
 
 
 def read_receipt(store: Store, uri: str) -> Receipt:

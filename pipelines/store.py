@@ -42,14 +42,19 @@ class Backend(Protocol):
 class Store:
     """A tree of named objects; paths are relative, with forward slashes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, setting: str = "SLIPWAY_STORE") -> None:
         """Open the store at an fsspec URL such as `file:///var/slipway` or `s3://bucket/prefix`.
+
+        Args:
+            url: where it is.
+            setting: variable that a person would change; errors name it.
 
         Raises:
             BadInput: when the URL's protocol is unknown.
         """
         self.url = url.rstrip("/")
-        self._backend = _open_backend(self.url)
+        self._setting = setting
+        self._backend = _open_backend(self.url, setting)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -125,7 +130,7 @@ class Store:
         if "://" not in uri:
             return _checked(uri)
         if not uri.startswith(self.url + "/"):
-            raise BadInput(f"uri: {uri} is not in the store {self.url}; set SLIPWAY_STORE to the store that holds it")
+            raise BadInput(f"uri: {uri} is not in the store {self.url}; set {self._setting} to the store that holds it")
         return _checked(uri[len(self.url) + 1 :])
 
     @contextlib.contextmanager
@@ -144,14 +149,16 @@ class Store:
             reason, hint = str(error), "check the store's credentials and address, then retry"
         else:
             return
-        raise StoreUnavailable(f"store: cannot {verb} {self.url}/{path}: {reason}; {hint}")
+        raise StoreUnavailable(
+            f"store: cannot {verb} {self.url}/{path}: {reason}; {hint.format(setting=self._setting)}"
+        )
 
 
 _HINTS = {
-    errno.ENOSPC: "free space or move the store (SLIPWAY_STORE), then clear the task",
-    errno.EROFS: "the file system is read-only: mount it writable or set SLIPWAY_STORE elsewhere",
-    errno.EACCES: "give this user write permission or set SLIPWAY_STORE elsewhere",
-    errno.EPERM: "give this user write permission or set SLIPWAY_STORE elsewhere",
+    errno.ENOSPC: "free space or move the store ({setting}), then clear the task",
+    errno.EROFS: "the file system is read-only: mount it writable or set {setting} elsewhere",
+    errno.EACCES: "give this user write permission or set {setting} elsewhere",
+    errno.EPERM: "give this user write permission or set {setting} elsewhere",
 }
 
 
@@ -162,7 +169,7 @@ def _checked(path: str) -> str:
     return "/".join(parts)
 
 
-def _open_backend(url: str) -> Backend:
+def _open_backend(url: str, setting: str) -> Backend:
     protocol, separator, rest = url.partition("://")
     if not separator:
         return FileBackend(Path(url))
@@ -173,7 +180,7 @@ def _open_backend(url: str) -> Backend:
     try:
         filesystem = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
     except (ValueError, ImportError) as error:
-        raise BadInput(f"SLIPWAY_STORE: {url}: {error}; use file://, s3://, gs:// or az://") from error
+        raise BadInput(f"{setting}: {url}: {error}; use file://, s3://, gs:// or az://") from error
     return FsspecBackend(filesystem, rest)
 
 
@@ -296,9 +303,7 @@ class FsspecBackend:
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
         if "s3" not in self._protocols():
-            raise BadInput(
-                f"SLIPWAY_STORE: {self._root}: leases need a store with conditional replacement; use file:// or s3://"
-            )
+            raise BadInput(f"{self._root}: leases need a store with conditional replacement; use file:// or s3://")
         bucket, _, key = self._full(path).partition("/")
         try:
             self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=tag)

@@ -24,6 +24,18 @@ from pipelines.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 DAG_FILE = ROOT / "dags" / "lifecycle.py"
+ROLLOUT = {
+    "weights": [5, 50],
+    "bake_seconds": 0,
+    "bake_full_seconds": 0,
+    "shadow_seconds": 0.001,
+    "min_user_exposures": 0,
+    "quality": {"enabled": False},
+    "look_seconds": 0.02,
+}
+"""A release without waits; a database of SQLite cannot be backed up."""
+
+TINY = f"description: A tiny model.\nbackup: {{enabled: false}}\nrollout: {json.dumps(ROLLOUT)}\n"
 PERPLEXITY = ("perplexity", "perplexity_low", "perplexity_high")
 FAKE_STEP = Path(__file__).with_name("fake_step.py")
 
@@ -84,7 +96,7 @@ class Lifecycle:
     champion: dict[str, str] | None = None
     """What evaluation says it compared with."""
 
-    def write_spec(self, name: str = "tiny", text: str = "description: A tiny model.\n") -> Path:
+    def write_spec(self, name: str = "tiny", text: str = TINY) -> Path:
         """Write a spec file where the DAG file looks for them."""
         path = self.settings.models_dir / f"{name}.yaml"
         path.write_text(text, encoding="utf-8")
@@ -100,7 +112,7 @@ class Lifecycle:
         refs = {kind: {"kind": kind, "digest": digest(kind, word)} for kind in ("dataset", "tokens", "tokenizer")}
         refs |= {kind: {"kind": kind, "digest": digest(kind, word)} for kind in ("model", "training", "evaluation")}
         store = Store(self.settings.store_url())
-        spec = ModelSpec(name="tiny", rollout={"look_seconds": 0.02})
+        spec = ModelSpec(name="tiny", rollout=ROLLOUT, backup={"enabled": False})
         files = {"spec.json": spec.canonical()}
         frozen = artifacts.publish_files(store, "spec", files, self.settings.resolved_home() / "scratch")
         self.tell("freeze", result={"spec": frozen.model_dump(), "force": [], "note": ""})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from bentos.text_generation.protocol import Prompt
     from pipelines.inference.request import Chunk, Completion, TokenLogprob
 
 Json = dict[str, Any]
@@ -18,16 +19,16 @@ Json = dict[str, Any]
 class Answer(Protocol):
     """How one request's generation is told to its client."""
 
-    def whole(self, completion: Completion) -> Json:
-        """Return the complete answer."""
+    def whole(self, completions: Sequence[Completion]) -> Json:
+        """Return the complete answer: one choice for each prompt."""
 
     def opening(self) -> list[Json]:
         """Return the chunks that a stream begins with."""
 
-    def piece(self, chunk: Chunk) -> Json:
-        """Return one chunk of a stream."""
+    def piece(self, index: int, chunk: Chunk) -> Json:
+        """Return one chunk of a stream, of the choice with this index."""
 
-    def usage(self, completion: Completion) -> Json:
+    def usage(self, completions: Sequence[Completion]) -> Json:
         """Return the chunk that counts tokens at the end of a stream."""
 
 
@@ -43,11 +44,11 @@ class _Envelope:
             "system_fingerprint": version,
         }
 
-    def wrap(self, choice: Json | None, completion: Completion | None = None) -> Json:
-        """Return an answer with one choice, or none, and token counts when it is finished."""
-        answer = {**self._fields, "choices": [] if choice is None else [choice]}
-        if completion is not None:
-            answer["usage"] = _usage(completion)
+    def wrap(self, *choices: Json, finished: Sequence[Completion] = ()) -> Json:
+        """Return an answer with these choices, and token counts when it is finished."""
+        answer = {**self._fields, "choices": choices}
+        if finished:
+            answer["usage"] = _usage(finished)
         return answer
 
 
@@ -55,35 +56,38 @@ class CompletionAnswer:
     """An answer of `/v1/completions`."""
 
     def __init__(
-        self, *, model: str, version: str, tokenizer: Tokenizer, prompt: str | Sequence[int], echo: bool, logprobs: bool
+        self, *, model: str, version: str, tokenizer: Tokenizer, prompts: Sequence[Prompt], echo: bool, logprobs: bool
     ) -> None:
         self._envelope = _Envelope("cmpl", "text_completion", model, version)
         self._tokenizer = tokenizer
         self._logprobs = logprobs
-        self._offset = 0 if echo or not logprobs else len(_text(tokenizer, prompt))
+        self._offsets = [0 if echo or not logprobs else len(_text(tokenizer, prompt)) for prompt in prompts]
 
-    def whole(self, completion: Completion) -> Json:
+    def whole(self, completions: Sequence[Completion]) -> Json:
         """Return the complete answer."""
-        scored = [*completion.prompt_logprobs, *completion.logprobs]
-        return self._envelope.wrap(self._choice(completion.text, scored, completion.finish_reason), completion)
+        choices = [
+            self._choice(index, found.text, [*found.prompt_logprobs, *found.logprobs], found.finish_reason)
+            for index, found in enumerate(completions)
+        ]
+        return self._envelope.wrap(*choices, finished=completions)
 
     def opening(self) -> list[Json]:
         """Return nothing: the first chunk is already text."""
         return []
 
-    def piece(self, chunk: Chunk) -> Json:
+    def piece(self, index: int, chunk: Chunk) -> Json:
         """Return one chunk of a stream."""
-        return self._envelope.wrap(self._choice(chunk.text, chunk.logprobs, chunk.finish_reason))
+        return self._envelope.wrap(self._choice(index, chunk.text, chunk.logprobs, chunk.finish_reason))
 
-    def usage(self, completion: Completion) -> Json:
+    def usage(self, completions: Sequence[Completion]) -> Json:
         """Return the chunk that counts tokens."""
-        return self._envelope.wrap(None, completion)
+        return self._envelope.wrap(finished=completions)
 
-    def _choice(self, text: str, scored: Iterable[TokenLogprob], finish_reason: str | None) -> Json:
-        logprobs = self._logprobs_of(scored) if self._logprobs else None
-        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+    def _choice(self, index: int, text: str, scored: Iterable[TokenLogprob], finish_reason: str | None) -> Json:
+        logprobs = self._logprobs_of(index, scored) if self._logprobs else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _logprobs_of(self, scored: Iterable[TokenLogprob]) -> Json:
+    def _logprobs_of(self, index: int, scored: Iterable[TokenLogprob]) -> Json:
         found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for position in scored:
             token = _token_text(self._tokenizer, position.token)
@@ -91,8 +95,8 @@ class CompletionAnswer:
             found["tokens"].append(token)
             found["token_logprobs"].append(position.logprob)
             found["top_logprobs"].append(top if position.logprob is not None else None)
-            found["text_offset"].append(self._offset)
-            self._offset += len(token)
+            found["text_offset"].append(self._offsets[index])
+            self._offsets[index] += len(token)
         return found
 
 
@@ -105,24 +109,25 @@ class ChatAnswer:
         self._tokenizer = tokenizer
         self._logprobs = logprobs
 
-    def whole(self, completion: Completion) -> Json:
+    def whole(self, completions: Sequence[Completion]) -> Json:
         """Return the complete answer."""
+        (completion,) = completions
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         choice = self._choice("message", message, completion.logprobs, completion.finish_reason)
-        return self._envelope.wrap(choice, completion)
+        return self._envelope.wrap(choice, finished=completions)
 
     def opening(self) -> list[Json]:
         """Return the chunk that names the speaker."""
         return [self._envelope.wrap(self._choice("delta", {"role": "assistant", "content": ""}, (), None))]
 
-    def piece(self, chunk: Chunk) -> Json:
+    def piece(self, index: int, chunk: Chunk) -> Json:
         """Return one chunk of a stream."""
         delta = {"content": chunk.text} if chunk.text else {}
         return self._envelope.wrap(self._choice("delta", delta, chunk.logprobs, chunk.finish_reason))
 
-    def usage(self, completion: Completion) -> Json:
+    def usage(self, completions: Sequence[Completion]) -> Json:
         """Return the chunk that counts tokens."""
-        return self._envelope.wrap(None, completion)
+        return self._envelope.wrap(finished=completions)
 
     def _choice(self, key: str, said: Json, scored: Iterable[TokenLogprob], finish_reason: str | None) -> Json:
         logprobs = {"content": [self._logprob_of(position) for position in scored]} if self._logprobs else None
@@ -137,8 +142,9 @@ class ChatAnswer:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def _usage(completion: Completion) -> Json:
-    num_prompt, num_completion = completion.num_prompt_tokens, len(completion.tokens)
+def _usage(completions: Sequence[Completion]) -> Json:
+    num_prompt = sum(completion.num_prompt_tokens for completion in completions)
+    num_completion = sum(len(completion.tokens) for completion in completions)
     return {
         "prompt_tokens": num_prompt,
         "completion_tokens": num_completion,
@@ -146,8 +152,8 @@ def _usage(completion: Completion) -> Json:
     }
 
 
-def _text(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> str:
-    return prompt if isinstance(prompt, str) else str(tokenizer.decode(list(prompt), skip_special_tokens=True))
+def _text(tokenizer: Tokenizer, prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else str(tokenizer.decode(prompt, skip_special_tokens=True))
 
 
 def _token_text(tokenizer: Tokenizer, token: int) -> str:

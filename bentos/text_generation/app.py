@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,35 +15,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from bentos.text_generation.answers import Answer, ChatAnswer, CompletionAnswer
 from bentos.text_generation.body import read_json
 from bentos.text_generation.errors import CLIENT_CLOSED, JSON, Refusal, refusal_of
 from bentos.text_generation.metrics import exposition
-from bentos.text_generation.protocol import DEFAULT_COMPLETION_TOKENS, ChatRequest, CompletionRequest
-from bentos.text_generation.protocol import Request as Asked
+from bentos.text_generation.plan import Plan, plan_chat, plan_completion
 from pipelines.errors import SlipwayError
 from pipelines.formats import headers
 from pipelines.formats.headers import Traffic, traffic_of
-from pipelines.inference.request import FinishReason, SamplingParams
+from pipelines.inference.generation import Generation, merge
+from pipelines.inference.request import FinishReason
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from bentos.text_generation.runtime import Runtime
-    from pipelines.inference.generation import Generation
 
 DONE = b"data: [DONE]\n\n"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked request: what to compute, and how to tell it."""
-
-    prompt: tuple[int, ...]
-    params: SamplingParams
-    answer: Answer
-    stream: bool
-    include_usage: bool
 
 
 class Api:
@@ -75,11 +62,11 @@ class Api:
 
     async def completions(self, request: Request) -> Response:
         """Continue a text."""
-        return await Call(self._loaded(), request, "/v1/completions").answer(_plan_completion)
+        return await Call(self._loaded(), request, "/v1/completions").answer(plan_completion)
 
     async def chat_completions(self, request: Request) -> Response:
         """Continue a conversation."""
-        return await Call(self._loaded(), request, "/v1/chat/completions").answer(_plan_chat)
+        return await Call(self._loaded(), request, "/v1/chat/completions").answer(plan_chat)
 
     async def models(self, request: Request) -> Response:
         """List the one model."""
@@ -118,58 +105,61 @@ class Call:
         try:
             content = await read_json(self._request, self._runtime.limits.max_body_bytes)
             plan = make_plan(content, self._runtime)
-            generation = self._runtime.submit(plan.prompt, plan.params, self._traffic)
+            generations = self._runtime.submit(plan.prompts, plan.params, self._traffic)
             if plan.stream:
-                return StreamingResponse(self._events(plan, generation), media_type="text/event-stream")
-            return await self._whole(plan, generation)
+                return StreamingResponse(self._events(plan, generations), media_type="text/event-stream")
+            return await self._whole(plan, generations)
         except (Refusal, SlipwayError) as error:
             refusal = refusal_of(error)
             self._over(refusal.status, refusal.kind)
             return refusal.response()
-        except (ClientDisconnect, asyncio.CancelledError):
+        except ClientDisconnect:
             self._over(CLIENT_CLOSED, "client_closed")
+            raise
+        except asyncio.CancelledError:  # BentoML's time limit; a client that leaves cancels no task
+            self._over(504, "timeout")
             raise
         except Exception:
             self._over(500, "server_error")
             raise
 
-    async def _whole(self, plan: Plan, generation: Generation) -> Response:
-        watch = asyncio.create_task(_cancel_when_gone(self._request, generation))
+    async def _whole(self, plan: Plan, generations: Sequence[Generation]) -> Response:
+        watch = asyncio.create_task(_cancel_when_gone(self._request, generations))
         try:
-            completion = await generation.completion()
+            completions = [await generation.completion() for generation in generations]
         finally:
             watch.cancel()
-            self._runtime.release(generation)
-        if completion.finish_reason is FinishReason.CANCELLED:
+            self._runtime.release(generations)
+        if any(completion.finish_reason is FinishReason.CANCELLED for completion in completions):
             self._over(CLIENT_CLOSED, "client_closed")
             return Response(status_code=CLIENT_CLOSED)
-        response = _json(plan.answer.whole(completion))
-        self._runtime.metrics.generated(self._traffic, completion)
+        response = _json(plan.answer.whole(completions))
+        self._runtime.metrics.generated(self._traffic, completions)
         self._over(200)
         return response
 
-    async def _events(self, plan: Plan, generation: Generation) -> AsyncIterator[bytes]:
+    async def _events(self, plan: Plan, generations: Sequence[Generation]) -> AsyncIterator[bytes]:
         """Yield server-sent events; a failure in mid-stream is an event, then a broken connection."""
         code, kind = CLIENT_CLOSED, "client_closed"
         try:
             for opening in plan.answer.opening():
                 yield _event(opening)
-            async for chunk in generation:
-                yield _event(plan.answer.piece(chunk))
-            completion = await generation.completion()
-            self._runtime.metrics.generated(self._traffic, completion)
+            async with aclosing(merge(generations)) as pieces:
+                async for index, chunk in pieces:
+                    yield _event(plan.answer.piece(index, chunk))
+            completions = [generation.result() for generation in generations]
+            self._runtime.metrics.generated(self._traffic, completions)
             if plan.include_usage:
-                yield _event(plan.answer.usage(completion))
+                yield _event(plan.answer.usage(completions))
             yield DONE
             code, kind = 200, ""
-        except SlipwayError as error:
+        except Exception as error:
             refusal = refusal_of(error)
             code, kind = refusal.status, refusal.kind
             yield b"data: " + refusal.body() + b"\n\n"
             raise
         finally:
-            generation.cancel()
-            self._runtime.release(generation)
+            self._runtime.release(generations)
             self._over(code, kind)
 
     def _over(self, code: int, kind: str = "") -> None:
@@ -196,66 +186,11 @@ class IdentityHeaders:
         await self._app(scope, receive, send_with_identity if scope["type"] == "http" else send)
 
 
-def _plan_completion(content: dict[str, Any], runtime: Runtime) -> Plan:
-    asked = CompletionRequest.parse(content)
-    _check_model(asked, runtime)
-    num_tokens = DEFAULT_COMPLETION_TOKENS if asked.max_tokens is None else asked.max_tokens
-    params = asked.sampling(
-        max_tokens=_within_limit("max_tokens", num_tokens, runtime), logprobs=asked.logprobs, echo=asked.echo
-    )
-    answer = CompletionAnswer(
-        model=runtime.identity.name,
-        version=runtime.identity.version,
-        tokenizer=runtime.engine.tokenizer,
-        prompt=asked.prompt,
-        echo=asked.echo,
-        logprobs=asked.logprobs is not None,
-    )
-    prompt = runtime.engine.encode(asked.prompt) if isinstance(asked.prompt, str) else tuple(asked.prompt)
-    return Plan(prompt, params, answer, asked.stream, asked.stream_options.include_usage)
-
-
-def _plan_chat(content: dict[str, Any], runtime: Runtime) -> Plan:
-    asked = ChatRequest.parse(content)
-    _check_model(asked, runtime)
-    engine = runtime.engine
-    prompt = tuple(engine.tokenizer.encode(runtime.chat.render(asked.messages), add_special_tokens=False).ids)
-    if asked.max_completion_tokens is not None:
-        num_tokens = _within_limit("max_completion_tokens", asked.max_completion_tokens, runtime)
-    elif asked.max_tokens is not None:
-        num_tokens = _within_limit("max_tokens", asked.max_tokens, runtime)
-    else:
-        num_tokens = max(1, min(runtime.limits.max_tokens, engine.context_limit - len(prompt)))
-    params = asked.sampling(max_tokens=num_tokens, logprobs=asked.top_logprobs if asked.logprobs else None)
-    answer = ChatAnswer(
-        model=runtime.identity.name,
-        version=runtime.identity.version,
-        tokenizer=engine.tokenizer,
-        stream=asked.stream,
-        logprobs=asked.logprobs,
-    )
-    return Plan(prompt, params, answer, asked.stream, asked.stream_options.include_usage)
-
-
-def _check_model(asked: Asked, runtime: Runtime) -> None:
-    name = runtime.identity.name
-    if asked.model not in ("", name):
-        raise Refusal(
-            404, f"model: {asked.model!r} is not served here; use {name!r}", param="model", code="model_not_found"
-        )
-
-
-def _within_limit(field: str, num_tokens: int, runtime: Runtime) -> int:
-    limit = runtime.limits.max_tokens
-    if num_tokens > limit:
-        raise Refusal(422, f"{field}: must be at most {limit}, got {num_tokens}", param=field)
-    return num_tokens
-
-
-async def _cancel_when_gone(request: Request, generation: Generation) -> None:
+async def _cancel_when_gone(request: Request, generations: Sequence[Generation]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    generation.cancel()
+    for generation in generations:
+        generation.cancel()
 
 
 async def _failed(request: Request, error: Exception) -> Response:
@@ -263,8 +198,12 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + to_json(content) + b"\n\n"
+    return b"data: " + _encoded(content) + b"\n\n"
 
 
 def _json(content: dict[str, Any]) -> Response:
-    return Response(to_json(content), media_type=JSON)
+    return Response(_encoded(content), media_type=JSON)
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    return to_json(content, inf_nan_mode="null")  # JSON has no word for a log-probability that is no number

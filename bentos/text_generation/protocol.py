@@ -13,15 +13,28 @@ from pipelines.inference.request import MAX_LOGPROBS, MAX_STOPS, SamplingParams
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's own default of `max_tokens` for completions."""
 
+MAX_PROMPTS = 16
+"""Most prompts of one request; each takes a place in the queue."""
+
+Prompt = str | list[int]
+"""A text, or its tokens."""
+
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _text_or_tokens(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, list) and all(type(token) is int for token in value)):
-        return value
-    raise ValueError("must be one text or one list of token numbers")
+def _as_prompts(value: Any) -> Any:
+    """Return what OpenAI calls a prompt (a text, its tokens, or several of either) as a list of prompts."""
+    is_several = isinstance(value, list) and any(isinstance(part, str | list) for part in value)
+    prompts = value if is_several else [value]
+    if all(isinstance(prompt, str) or _is_tokens(prompt) for prompt in prompts):
+        return prompts
+    raise ValueError("must be a text, a list of token numbers, or a list of such prompts")
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and all(type(token) is int for token in value)
 
 
 Zero = Annotated[float, Field(ge=0.0, le=0.0)]
@@ -51,14 +64,14 @@ class Request(BaseModel):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     seed: int = Field(default_factory=lambda: secrets.randbits(63))
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)] = Field(
-        default=[], max_length=MAX_STOPS
+        default_factory=list, max_length=MAX_STOPS
     )
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     n: Literal[1] = 1
     presence_penalty: Zero = 0.0
     frequency_penalty: Zero = 0.0
-    logit_bias: dict[str, float] = Field(default={}, max_length=0)
+    logit_bias: dict[str, float] = Field(default_factory=dict, max_length=0)
 
     # Say nothing about the answer: accepted and left alone.
     metadata: Any = None
@@ -96,7 +109,7 @@ class Request(BaseModel):
 class CompletionRequest(Request):
     """`POST /v1/completions`."""
 
-    prompt: Annotated[str | list[int], BeforeValidator(_text_or_tokens)]
+    prompt: Annotated[list[Prompt], BeforeValidator(_as_prompts)] = Field(max_length=MAX_PROMPTS)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
     best_of: Literal[1] = 1

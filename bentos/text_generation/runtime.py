@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -51,16 +51,20 @@ class Runtime:
             metrics=Metrics(identity.version),
         )
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams, traffic: Traffic) -> Generation:
-        """Hand a request to the engine; errors are the engine's own."""
-        generation = self.engine.submit(prompt, params)
-        self._running[generation] = traffic
+    def submit(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, traffic: Traffic
+    ) -> Sequence[Generation]:
+        """Hand a request's prompts to the engine; errors are the engine's own."""
+        generations = self.engine.submit_all(prompts, params)
+        self._running.update(dict.fromkeys(generations, traffic))
         self._note_waiting()
-        return generation
+        return generations
 
-    def release(self, generation: Generation) -> None:
-        """Forget a request that is over."""
-        self._running.pop(generation, None)
+    def release(self, generations: Iterable[Generation]) -> None:
+        """Forget a request that is over, and compute nothing more for it."""
+        for generation in generations:
+            generation.cancel()
+            self._running.pop(generation, None)
         self._note_waiting()
 
     def _note_waiting(self) -> None:

@@ -31,10 +31,10 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
         """Write the next pass's states from position 0 on into `count` rows from `first_row`."""
         self._first_row, self._count, self._index, self._length = first_row, count, None, 0
 
-    def begin_decode(self, positions: torch.Tensor, longest: int) -> None:
-        """Write one state for each of the first `len(positions)` rows at `positions`; show the first `longest + 1`."""
-        self._count, self._length = len(positions), longest + 1
-        self._index = (self._row_ids[: self._count], positions)
+    def begin_decode(self, positions: torch.Tensor, count: int, longest: int) -> None:
+        """Write one state for each of the first `count` rows at `positions`; show the first `longest + 1`."""
+        self._count, self._length = count, longest + 1
+        self._index = (self._row_ids[:count], positions)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` into row `target`."""

@@ -141,25 +141,27 @@ class Engine:
         return tuple(self.tokenizer.encode(text).ids)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams) -> Generation:
-        """Queue a request; its answer comes through the returned handle.
+        """Queue a prompt; its answer comes through the returned handle. Errors as for `submit_all`."""
+        return self.submit_all([prompt], params)[0]
+
+    def submit_all(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Generation]:
+        """Queue several prompts, all or none, and return a handle for each.
 
         Raises:
-            RequestRefused: when the prompt is empty, holds an unknown token, or does not fit the context.
-            QueueFull: when too many requests wait already.
+            RequestRefused: when a prompt is empty, holds an unknown token, or does not fit the context.
+            QueueFull: when too many wait already.
             EngineStopped: when the engine is closed.
         """
-        tokens = tuple(prompt)
-        self._check("prompt", tokens, params.max_tokens)
-        sequence, generation = SequenceState(tokens, params, self.tokenizer, self._loaded.end_tokens), Generation()
+        sequences = {self._sequence(tuple(prompt), params): Generation() for prompt in prompts}
         with self._changed:
             self._refuse_when_stopped()
-            if len(self._waiting) >= self._max_queue:
+            if len(self._waiting) + len(sequences) > self._max_queue:
                 seconds = self._mean_request_seconds * (1 + len(self._waiting) / self.max_batch)
                 raise QueueFull(len(self._waiting), max(seconds, 0.1))
-            self._generations[sequence] = generation
-            self._waiting.append(sequence)
+            self._generations.update(sequences)
+            self._waiting.extend(sequences)
             self._changed.notify()
-        return generation
+        return list(sequences.values())
 
     def generate(self, prompt: str | Sequence[int], params: SamplingParams) -> Completion:
         """Return the whole answer to `prompt`, waiting for it; errors as for `submit`."""
@@ -198,6 +200,10 @@ class Engine:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _sequence(self, prompt: tuple[int, ...], params: SamplingParams) -> SequenceState:
+        self._check("prompt", prompt, params.max_tokens)
+        return SequenceState(prompt, params, self.tokenizer, self._loaded.end_tokens)
 
     def _check(self, field: str, tokens: tuple[int, ...], num_more: int) -> None:
         if not tokens:
@@ -291,7 +297,7 @@ class Engine:
             self._accept(step)
 
     def _accept(self, step: Step) -> None:
-        chunk = step.sequence.accept(step.token, step.logprob)
+        chunk = step.sequence.accept(step.token, step.logprob, is_finite=step.is_finite)
         if chunk is not None:
             self._generations[step.sequence].push(chunk)
         if step.sequence.finish_reason is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from pipelines.inference.request import Chunk, Completion
@@ -19,17 +18,17 @@ class Generation:
         self._chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self._future: Future[Completion] = Future()
         self._future.set_running_or_notify_cancel()  # ends by the engine's word only; `cancel` asks for it
-        self._cancelled = threading.Event()
+        self._is_cancelled = False
         self._wake: Callable[[], object] = _nothing
 
     @property
     def is_cancelled(self) -> bool:
         """Whether `cancel` was called."""
-        return self._cancelled.is_set()
+        return self._is_cancelled
 
     def cancel(self) -> None:
         """Stop computing: the engine gives the row away before its next step. Harmless when already finished."""
-        self._cancelled.set()
+        self._is_cancelled = True
 
     def result(self, timeout_seconds: float | None = None) -> Completion:
         """Wait for the whole answer.
@@ -54,24 +53,24 @@ class Generation:
             yield chunk
         self._future.result()
 
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
+    async def __aiter__(self) -> AsyncGenerator[Chunk]:
         """Yield the answer piece by piece; leaving the loop early cancels the request."""
-        ready = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self._wake = lambda: loop.call_soon_threadsafe(ready.set)
-        try:
+        async with contextlib.aclosing(merge([self])) as pieces:
+            async for _, chunk in pieces:
+                yield chunk
+
+    def arrived(self, wake: Callable[[], object]) -> Iterator[Chunk | None]:
+        """Yield the pieces that are there, and None after the last; `wake` is called when there is more."""
+        self._wake = wake  # before looking: what comes in between must wake
+        with contextlib.suppress(queue.Empty):
             while True:
-                ready.clear()
-                with contextlib.suppress(queue.Empty):
-                    while (chunk := self._chunks.get_nowait()) is not None:
-                        yield chunk
-                    self._future.result()
-                    return
-                await ready.wait()
-        finally:
-            self._wake = _nothing
-            if not self._future.done():
-                self.cancel()
+                yield self._chunks.get_nowait()
+
+    def leave(self) -> None:
+        """Stop listening; what is not finished is cancelled."""
+        self._wake = _nothing
+        if not self._future.done():
+            self.cancel()
 
     def push(self, chunk: Chunk) -> None:
         """Hand a piece to the consumer (called by the engine)."""
@@ -88,8 +87,30 @@ class Generation:
         self._notify()
 
     def _notify(self) -> None:
+        wake, self._wake = self._wake, _nothing  # once is enough: a consumer that is awake looks by itself
         with contextlib.suppress(RuntimeError):  # the consumer's event loop has closed: nobody listens
-            self._wake()
+            wake()
+
+
+async def merge(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Chunk]]:
+    """Yield (number of the answer, piece) as pieces come; an engine's error is raised, leaving early cancels all."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    running = dict(enumerate(generations))
+    try:
+        while running:
+            ready.clear()
+            for number, generation in list(running.items()):
+                for chunk in generation.arrived(lambda: loop.call_soon_threadsafe(ready.set)):
+                    if chunk is None:
+                        del running[number]
+                        generation.result()
+                        break
+                    yield number, chunk
+            if running:
+                await ready.wait()
+    finally:
+        for generation in running.values():
+            generation.leave()
 
 
 def _nothing() -> None:

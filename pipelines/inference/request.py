@@ -118,6 +118,9 @@ class Completion:
 
     num_prompt_tokens: int
     timings: Timings
+    is_valid: bool
+    """Whether a reader can use it: it has a token where any was asked for, each with a finite log-probability, and its
+    bytes decode as text (a character cut off by `max_tokens` does no harm)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class Step:
     sequence: SequenceState
     token: int
     logprob: TokenLogprob | None
+    is_finite: bool
+    """Whether the model gave numbers."""
 
 
 class BatchRunner:
@@ -81,10 +84,9 @@ class BatchRunner:
         count = len(self.sequences)
         positions = self._positions[:count]
         longest = max(self._lengths)
-        self._cache.begin_decode(positions, longest)
-        logits = self._forward(
-            self._tokens[:count, None], positions[:, None], self._decode_mask(positions, longest + 1), 1
-        )
+        self._cache.begin_decode(positions, count, longest)
+        mask = self._decode_mask(positions, longest + 1) if min(self._lengths) < longest else None
+        logits = self._forward(self._tokens[:count, None], positions[:, None], mask, 1)
         self._positions[:count] += 1
         self._lengths = [length + 1 for length in self._lengths]
         return self._take(logits[:, 0], 0)
@@ -104,7 +106,7 @@ class BatchRunner:
     def _take(self, logits: torch.Tensor, first: int) -> list[Step]:
         """Choose and remember the next tokens of the rows from `first` on."""
         rows = self.sequences[first:]
-        chosen = choose(logits, [sequence.sampler for sequence in rows])
+        chosen, largest = choose(logits, [sequence.sampler for sequence in rows])
         self._tokens[first : len(self.sequences)] = chosen
         logprobs: dict[int, TokenLogprob] = {}
         for row in self._rows_wanting_logprobs:
@@ -113,8 +115,8 @@ class BatchRunner:
                 num_top = self.sequences[row].params.logprobs or 0
                 logprobs[row - first] = token_logprobs(logits[here], chosen[here], num_top)[0]
         return [
-            Step(sequence, token, logprobs.get(row))
-            for row, (sequence, token) in enumerate(zip(rows, chosen.tolist(), strict=True))
+            Step(sequence, token, logprobs.get(row), math.isfinite(logit))
+            for row, (sequence, token, logit) in enumerate(zip(rows, chosen.tolist(), largest.tolist(), strict=True))
         ]
 
     def _forward(
@@ -133,10 +135,9 @@ class BatchRunner:
 
     def _decode_mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
         """Return the additive mask (rows, 1, 1, length) that hides what lies behind each row's own position."""
-        mask = torch.zeros(len(positions), length, dtype=self._model.dtype)
-        if len(positions) > 1:
-            mask.masked_fill_(self._all_positions[:length] > positions[:, None], -torch.inf)
-        return mask[:, None, None]
+        hidden = self._all_positions[:length] > positions[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self._model.dtype)
+        return mask.masked_fill_(hidden, -torch.inf)[:, None, None]
 
     def _note_logprobs(self) -> None:
         self._rows_wanting_logprobs = [

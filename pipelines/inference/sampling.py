@@ -27,13 +27,17 @@ class Sampler:
         return cls(params.temperature, params.top_p, random.Random(params.seed))  # noqa: S311  # not for secrets
 
 
-def choose(logits: torch.Tensor, samplers: Sequence[Sampler | None]) -> torch.Tensor:
-    """Return one token for each row of `logits` (rows, vocabulary); rows without a sampler take the most likely."""
-    tokens = logits.argmax(dim=-1)
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return one token for each row of `logits` (rows, vocabulary), and each row's largest logit.
+
+    Rows without a sampler take the most likely token. The largest logit is finite exactly when all log-probabilities of
+    the row are numbers: it is NaN where any logit is.
+    """
+    largest, tokens = logits.max(dim=-1)
     rows = [row for row, sampler in enumerate(samplers) if sampler is not None]
     if rows:
         tokens[rows] = _sample(logits[rows], [sampler for sampler in samplers if sampler is not None])
-    return tokens
+    return tokens, largest
 
 
 def _sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
@@ -45,7 +49,8 @@ def _sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     cumulative = ordered.cumsum(dim=-1)
     # The nucleus is the shortest prefix that reaches top_p: a token is in it when the mass before it is below top_p.
-    size = ((cumulative - ordered) < nuclei[:, None]).sum(dim=-1, keepdim=True)
+    # It has at least one token, so that logits that are no numbers spoil their own row and not the batch.
+    size = ((cumulative - ordered) < nuclei[:, None]).sum(dim=-1, keepdim=True).clamp(min=1)
     mass = cumulative.gather(-1, size - 1)
     drawn = torch.searchsorted(cumulative, uniforms[:, None] * mass, right=True).clamp(max=size - 1)
     return order.gather(-1, drawn)[:, 0]

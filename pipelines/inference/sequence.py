@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
 from pipelines.inference.request import Chunk, Completion, FinishReason, SamplingParams, Timings, TokenLogprob
 from pipelines.inference.sampling import Sampler
-from pipelines.inference.text import Detokenizer, StopFilter
+from pipelines.inference.text import REPLACEMENT, Detokenizer, StopFilter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -32,6 +33,8 @@ class SequenceState:
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopFilter(params.stop)
         self._num_streamed = 0
+        self._is_finite = True
+        self._is_decodable = True
         self._submitted = time.monotonic()
         self._started = self._submitted
         self._first_token: float | None = None
@@ -53,16 +56,17 @@ class SequenceState:
         self.text.append(text)
         return Chunk(text, self.prompt, self.prompt_logprobs)
 
-    def accept(self, token: int, logprob: TokenLogprob | None) -> Chunk | None:
+    def accept(self, token: int, logprob: TokenLogprob | None, *, is_finite: bool) -> Chunk | None:
         """Add a generated token; return what may now be shown, or None while everything is held back."""
         if self._first_token is None:
             self._first_token = time.monotonic()
+        self._is_finite &= is_finite
         if token in self._end_tokens:
             return self.finish(FinishReason.STOP)
         self.tokens.append(token)
         if logprob is not None:
             self.logprobs.append(logprob)
-        shown, stopped = self._stops.feed(self._detokenizer.feed(token))
+        shown, stopped = self._stops.feed(self._decoded(self._detokenizer.feed(token)))
         if stopped:
             return self._close(shown, FinishReason.STOP)
         if len(self.tokens) >= self.params.max_tokens:
@@ -71,7 +75,8 @@ class SequenceState:
 
     def finish(self, reason: FinishReason, shown: str = "") -> Chunk:
         """End the sequence and return its last chunk, with the text that was held back."""
-        released, stopped = self._stops.feed(self._detokenizer.flush())
+        rest = self._detokenizer.flush()
+        released, stopped = self._stops.feed(self._decoded(rest) if reason is FinishReason.STOP else rest)
         if not stopped:
             released += self._stops.flush()
         return self._close(shown + released, FinishReason.STOP if stopped else reason)
@@ -88,7 +93,18 @@ class SequenceState:
             prompt_logprobs=self.prompt_logprobs,
             num_prompt_tokens=len(self.prompt),
             timings=self._timings(),
+            is_valid=self._is_valid(),
         )
+
+    def _decoded(self, text: str) -> str:
+        """Return `text`, and remember bytes in it that are no text."""
+        self._is_decodable &= REPLACEMENT not in text
+        return text
+
+    def _is_valid(self) -> bool:
+        has_tokens = bool(self.tokens) or self.params.max_tokens == 0
+        scores = (position.logprob for position in self.prompt_logprobs if position.logprob is not None)
+        return has_tokens and self._is_decodable and self._is_finite and all(map(math.isfinite, scores))
 
     def _close(self, shown: str, reason: FinishReason) -> Chunk:
         self.finish_reason = reason

@@ -102,9 +102,19 @@ def change(url: str, service: str) -> Iterator[Change]:
             raise _NothingChanged
 
 
-def events(url: str, service: str) -> list[Event]:
-    """Return a service's events, oldest first."""
-    query = select(tables.events).where(tables.events.c.service == service).order_by(tables.events.c.seq)
+def events(url: str, service: str, *, rollout: int | None = None, after: int = 0) -> list[Event]:
+    """Return a service's events, oldest first.
+
+    Args:
+        url: the ledger.
+        service: whose.
+        rollout: only this rollout's; None: all.
+        after: only those with a higher `seq`.
+    """
+    table = tables.events
+    query = select(table).where(table.c.service == service, table.c.seq > after).order_by(table.c.seq)
+    if rollout is not None:
+        query = query.where(table.c.rollout == rollout)
     with transaction(url) as connection:
         return [Event(**row._mapping) for row in connection.execute(query)]
 

@@ -11,13 +11,14 @@ STAGE = "stage"
 """The permit that comes with opening a rollout."""
 
 
-def insert_permit(url: str, service: str, rollout_id: int, transition: str) -> bool:
-    """Permit a transition; return whether it was not permitted before."""
+def insert_permit(url: str, service: str, rollout_id: int, transition: str, *, approved_by: str = "") -> bool:
+    """Permit a transition; return whether it was not permitted before. The approver, if any, is kept in the event."""
     with change(url, service) as opened:
         if transition in permits_of(opened.connection, rollout_id):
             return False
         permit(opened, rollout_id, transition)
-        opened.record("permitted", rollout_id, transition=transition)
+        approval = {"approved_by": approved_by} if approved_by else {}
+        opened.record("permitted", rollout_id, transition=transition, **approval)
     return True
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 
 from pipelines.artifacts import ArtifactRef
+from pipelines.ledger.evidence import Evidence
 from pipelines.spec import Frozen, RolloutConfig
 
 
@@ -18,7 +19,11 @@ class Phase(StrEnum):
     QUEUED = "queued"
     STAGE = "stage"
     SMOKE = "smoke"
+    WARMUP = "warmup"
+    SHADOW = "shadow"
+    STEP = "step"
     PROMOTING = "promoting"
+    BAKE_FULL = "bake_full"
     DRAIN_OLD = "drain_old"
     PROMOTED = "promoted"
     NOT_NEEDED = "not_needed"
@@ -37,6 +42,8 @@ class Outcome(StrEnum):
     PROMOTED = "promoted"
     ALREADY_SERVING = "already_serving"
     SUPERSEDED = "superseded"
+    WORSE = "worse"
+    NO_EVIDENCE = "no_evidence"
     UNHEALTHY = "unhealthy"
     REFUSED = "refused"
     ABORTED = "aborted"
@@ -68,6 +75,9 @@ class Candidate(Frozen):
     is_idempotent: bool = False
     """Whether a request may be sent again after a failed attempt."""
 
+    silence_seconds: int = 120
+    """How long a copy may be silent in the middle of an answer."""
+
 
 class Version(Candidate):
     """A candidate with its number in the ledger; never changed."""
@@ -95,6 +105,9 @@ class RolloutState:
     is_done: bool = False
     """The phase's own work is finished; the next phase waits for its permit, or for what is left to be stopped."""
 
+    step: int = 0
+    """Index of the weight among the spec's, in the phase `step`."""
+
     generation: int = 0
     """Fencing token of the desired weight: a router refuses an older one."""
 
@@ -111,6 +124,9 @@ class RolloutState:
     outcome: Outcome = Outcome.NONE
     detail: str = ""
     """The outcome's evidence, for people."""
+
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the looks have shown; written in the same transaction as the state, or a look could count twice."""
 
     @property
     def is_final(self) -> bool:
@@ -132,12 +148,33 @@ class Rollout:
     run_id: str
     attempt: int
     forced: bool
+    """Released again although it was in production earlier."""
+
+    override: str
+    """Why a person lets a version try again that was rolled back as worse or refused; empty: nobody does."""
+
+    is_direct: bool
+    """Straight to all users after the golden requests: the return to a version that was in production."""
+
     candidate: Version
     stable: Version | None
     """Champion when the rollout got the lock; None: the service's first release."""
 
+    config: RolloutConfig
+    """The rules of this release, frozen when it was opened."""
+
     state: RolloutState
     revision: int
+    opened_at: float
+    """By the ledger's clock, as all times."""
+
+    ended_at: float | None
+    """None: it is not over."""
+
+    @property
+    def is_compared(self) -> bool:
+        """Say whether candidate and stable are compared under traffic."""
+        return self.stable is not None and not self.is_direct
 
     def __str__(self) -> str:
         return f"rollout {self.id} of {self.service} (run {self.run_id}, attempt {self.attempt})"
@@ -170,6 +207,7 @@ def as_facts(state: RolloutState) -> dict[str, Any]:
     return {
         "phase": str(state.phase),
         "is_done": state.is_done,
+        "step": state.step,
         "generation": state.generation,
         "canary_bp": state.canary_bp,
         "confirmed_bp": state.confirmed_bp,

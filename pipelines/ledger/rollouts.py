@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -11,10 +12,12 @@ from pipelines.errors import SlipwayError
 from pipelines.ledger import tables
 from pipelines.ledger.database import now, transaction
 from pipelines.ledger.events import change
+from pipelines.ledger.evidence import Evidence
 from pipelines.ledger.permits import STAGE, permit, permits_of
 from pipelines.ledger.records import Candidate, Outcome, Phase, Rollout, RolloutState, Snapshot, Version, as_facts
 from pipelines.ledger.services import service_row, to_service
 from pipelines.ledger.versions import register, version_by_id
+from pipelines.spec import RolloutConfig
 
 
 class StaleRollout(SlipwayError):
@@ -23,8 +26,17 @@ class StaleRollout(SlipwayError):
     retryable = True
 
 
-def open_rollout(url: str, candidate: Candidate, *, run_id: str, forced: bool = False) -> Rollout:
-    """Return this run's rollout that is not final; if there is none, open its next attempt, with its first permit."""
+def open_rollout(
+    url: str,
+    candidate: Candidate,
+    *,
+    run_id: str,
+    forced: bool = False,
+    override: str = "",
+    is_direct: bool = False,
+    permits: Iterable[str] = (STAGE,),
+) -> Rollout:
+    """Return this run's rollout that is not final; if there is none, open its next attempt, with its first permits."""
     table = tables.rollouts
     mine = (table.c.service == candidate.service) & (table.c.run_id == run_id)
     with change(url, candidate.service) as opened:
@@ -38,15 +50,20 @@ def open_rollout(url: str, candidate: Candidate, *, run_id: str, forced: bool = 
             "run_id": run_id,
             "attempt": attempts + 1,
             "forced": forced,
+            "override": override,
+            "is_direct": is_direct,
+            "config": candidate.rollout.model_dump(mode="json"),
             "candidate": version.id,
             "revision": 1,
             "is_active": False,
             "opened_at": opened.now,
-            **asdict(RolloutState()),
+            **_columns(RolloutState()),
         }
         row = opened.connection.execute(insert(table).values(values).returning(table)).one()
-        permit(opened, row.id, STAGE)
-        opened.record("opened", row.id, run_id=run_id, attempt=row.attempt, forced=forced, **_described(version))
+        for transition in permits:
+            permit(opened, row.id, transition)
+        asked = {"forced": forced, "override": override, "is_direct": is_direct, "config": values["config"]}
+        opened.record("opened", row.id, run_id=run_id, attempt=row.attempt, **asked, **_described(version))
         return _to_rollout(opened.connection, row)
 
 
@@ -71,7 +88,7 @@ def save(
     table, head = tables.rollouts, tables.services
     with change(url, rollout.service) as opened:
         values: dict[str, Any] = {
-            **asdict(state),
+            **_columns(state),
             "revision": rollout.revision + 1,
             "is_active": state.is_active,
             "ended_at": opened.now if state.is_final else None,
@@ -117,6 +134,48 @@ def find_rollout(url: str, service: str, run_id: str) -> Rollout | None:
         return None if row is None else _to_rollout(connection, row)
 
 
+def find_rollout_by_id(url: str, rollout_id: int) -> Rollout | None:
+    """Return a rollout, or None when there is none of that number."""
+    with transaction(url) as connection:
+        row = connection.execute(select(tables.rollouts).where(tables.rollouts.c.id == rollout_id)).one_or_none()
+        return None if row is None else _to_rollout(connection, row)
+
+
+def latest_rollout(url: str, service: str) -> Rollout | None:
+    """Return a service's rollout that was opened last, or None."""
+    table = tables.rollouts
+    with transaction(url) as connection:
+        query = select(table).where(table.c.service == service).order_by(table.c.id.desc()).limit(1)
+        row = connection.execute(query).one_or_none()
+        return None if row is None else _to_rollout(connection, row)
+
+
+def list_rollouts(url: str, service: str, limit: int = 50) -> list[Rollout]:
+    """Return a service's rollouts, latest first."""
+    table = tables.rollouts
+    query = select(table).where(table.c.service == service).order_by(table.c.id.desc()).limit(limit)
+    with transaction(url) as connection:
+        return [_to_rollout(connection, row) for row in connection.execute(query).all()]
+
+
+def earlier_trials(url: str, rollout: Rollout) -> list[Rollout]:
+    """Return the earlier rollouts of the same bento in the same service that held the lock, latest first."""
+    table, versions = tables.rollouts, tables.versions
+    query = (
+        select(table)
+        .join(versions, versions.c.id == table.c.candidate)
+        .where(
+            table.c.service == rollout.service,
+            table.c.id < rollout.id,
+            table.c.generation > 0,
+            versions.c.bento == rollout.candidate.bento.uri,
+        )
+        .order_by(table.c.id.desc())
+    )
+    with transaction(url) as connection:
+        return [_to_rollout(connection, row) for row in connection.execute(query).all()]
+
+
 def snapshot(url: str, service: str) -> Snapshot | None:
     """Return a service's present, or None when there is no such service."""
     table = tables.rollouts
@@ -134,6 +193,11 @@ def snapshot(url: str, service: str) -> Snapshot | None:
         )
 
 
+def _columns(state: RolloutState) -> dict[str, Any]:
+    columns = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {**columns, "evidence": state.evidence.model_dump(mode="json", exclude_defaults=True)}
+
+
 def _described(version: Version) -> dict[str, Any]:
     return {"version": version.number, "bento": version.bento.uri, "model": version.model.uri, "spec": version.spec.uri}
 
@@ -145,12 +209,18 @@ def _to_rollout(connection: Connection, row: Row[Any]) -> Rollout:
         run_id=row.run_id,
         attempt=row.attempt,
         forced=row.forced,
+        override=row.override,
+        is_direct=row.is_direct,
+        config=RolloutConfig.model_validate(row.config),
         candidate=version_by_id(connection, row.candidate),
         stable=None if row.stable is None else version_by_id(connection, row.stable),
         revision=row.revision,
+        opened_at=row.opened_at,
+        ended_at=row.ended_at,
         state=RolloutState(
             phase=Phase(row.phase),
             is_done=row.is_done,
+            step=row.step,
             generation=row.generation,
             canary_bp=row.canary_bp,
             confirmed_bp=row.confirmed_bp,
@@ -158,5 +228,6 @@ def _to_rollout(connection: Connection, row: Row[Any]) -> Rollout:
             hold_reason=row.hold_reason,
             outcome=Outcome(row.outcome),
             detail=row.detail,
+            evidence=Evidence.model_validate(row.evidence),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -55,6 +57,7 @@ versions = Table(
     Column("spec", String(120), nullable=False),
     Column("rollout", JSON, nullable=False),  # the spec's rules for the release
     Column("is_idempotent", Boolean, nullable=False),
+    Column("silence_seconds", Integer, nullable=False, server_default="120"),
     Column("run_id", String(250), nullable=False),
     Column("registered_at", Float, nullable=False),
     UniqueConstraint("service", "number"),
@@ -69,10 +72,14 @@ rollouts = Table(
     Column("run_id", String(250), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("forced", Boolean, nullable=False),
+    Column("override", Text, nullable=False, server_default=""),
+    Column("is_direct", Boolean, nullable=False, server_default=false()),
+    Column("config", JSON, nullable=False, server_default="{}"),  # the spec's rules, frozen when it was opened
     Column("candidate", Integer, ForeignKey("versions.id"), nullable=False),
     Column("stable", Integer, ForeignKey("versions.id")),  # champion when the rollout got the lock; null: first release
     Column("phase", String(40), nullable=False),
     Column("is_done", Boolean, nullable=False),
+    Column("step", Integer, nullable=False, server_default="0"),
     Column("generation", Integer, nullable=False),
     Column("canary_bp", Integer, nullable=False),  # desired weight, basis points
     Column("confirmed_bp", Integer),  # weight that the router was seen to have
@@ -80,6 +87,7 @@ rollouts = Table(
     Column("hold_reason", Text, nullable=False),
     Column("outcome", String(40), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("evidence", JSON, nullable=False, server_default="{}"),
     Column("revision", Integer, nullable=False),  # rises with every save: a writer must have read the latest
     Column("is_active", Boolean, nullable=False),  # holds the service's lock
     Column("opened_at", Float, nullable=False),
@@ -116,9 +124,34 @@ events = Table(
     Column("hash", String(64), nullable=False),
 )
 
+pairs = Table(
+    "pairs",  # each reference is scored once per pair of models: a fixed set replayed again holds no information
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("service", String(40), ForeignKey("services.name"), nullable=False),
+    Column("stable", String(120), nullable=False),
+    Column("candidate", String(120), nullable=False),
+    Column("reference", String(64), nullable=False),
+    Column("stable_score", Float),  # mean log-probability per token, nats; null: no valid answer
+    Column("candidate_score", Float),
+    UniqueConstraint("service", "stable", "candidate", "reference"),
+)
+
 heartbeats = Table(
     "heartbeats",
     metadata,
     Column("process", String(40), primary_key=True),
     Column("at", Float, nullable=False),
+)
+
+backups = Table(
+    "backups",
+    metadata,
+    Column("id", String(60), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("num_files", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("written_bytes", BigInteger, nullable=False),
 )

@@ -71,11 +71,30 @@ def register(opened: Change, candidate: Candidate, run_id: str) -> Version:
             "numbers": candidate.numbers,
             "rollout": candidate.rollout.model_dump(mode="json"),
             "is_idempotent": candidate.is_idempotent,
+            "silence_seconds": candidate.silence_seconds,
             "run_id": run_id,
             "registered_at": opened.now,
         }
         row = opened.connection.execute(insert(table).values(values).returning(table)).one()
     return _to_version(row)
+
+
+def version_by_number(url: str, service: str, number: int) -> Version | None:
+    """Return a service's version by its number, or None."""
+    table = tables.versions
+    with transaction(url) as connection:
+        row = connection.execute(select(table).where(table.c.service == service, table.c.number == number))
+        found = row.one_or_none()
+        return None if found is None else _to_version(found)
+
+
+def promoted_versions(url: str, service: str) -> list[Version]:
+    """Return the versions that were in production, the latest first."""
+    table, rollouts = tables.versions, tables.rollouts
+    promoted = select(rollouts.c.candidate).where(rollouts.c.service == service, rollouts.c.phase == Phase.PROMOTED)
+    query = select(table).where(table.c.id.in_(promoted)).order_by(table.c.id.desc())
+    with transaction(url) as connection:
+        return [_to_version(row) for row in connection.execute(query)]
 
 
 def version_by_id(connection: Connection, version_id: int) -> Version:
@@ -108,6 +127,7 @@ def _to_version(row: Row[Any]) -> Version:
         numbers=row.numbers,
         rollout=RolloutConfig.model_validate(row.rollout),
         is_idempotent=row.is_idempotent,
+        silence_seconds=row.silence_seconds,
         evaluated_against=None if row.evaluated_against is None else ArtifactRef.parse(row.evaluated_against),
         **{name: ArtifactRef.parse(getattr(row, name)) for name in _ARTIFACTS},
     )

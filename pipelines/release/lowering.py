@@ -59,7 +59,7 @@ def check_controller(url: str, rollout: Rollout, since: float, *, fleet: Fleet, 
         ControllerSilent: when it is dead.
     """
     silence = ledger.silence_seconds(url, since)
-    if silence <= max(SILENCE_SECONDS, 6 * rollout.candidate.rollout.look_seconds):
+    if silence <= max(SILENCE_SECONDS, 6 * rollout.config.look_seconds):
         return
     problem = f"the controller has been silent for {silence:.0f} s"
     if may_be_lowered(rollout) and rollout.stable is not None and fleet.ready(rollout.stable.copy_name):

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.errors import SlipwayError
 from pipelines.ledger import Phase, Rollout, Snapshot, Version
-from pipelines.release.ports import Address, Fleet, Observed, Route, Router, Split, Target
+from pipelines.release.ports import FULL_BP, Address, Fleet, Observed, Route, Router, Split, Target
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ class Arms:
     stable: Version | None
     canary: Version | None = None
     canary_bp: int = 0
+    mirror_bp: int = 0
     leaving: Version | None = None
     """The one of the two that is on its way out: left running while it is there, never started."""
 
@@ -50,16 +52,14 @@ def arms(snapshot: Snapshot) -> Arms:
         return Arms(stable=snapshot.service.champion)
     stable, candidate, state = rollout.stable, rollout.candidate, rollout.state
     match state.phase:
-        case Phase.DRAIN_OLD if state.is_done:
-            return Arms(stable=candidate)
         case Phase.DRAIN_OLD:
-            return Arms(stable, candidate, state.canary_bp, leaving=stable)
-        case Phase.ROLLING_BACK if state.is_done:
-            return Arms(stable=stable)
+            staying = Arms(stable=candidate)
+            return staying if state.is_done else Arms(stable, candidate, state.canary_bp, leaving=stable)
         case Phase.ROLLING_BACK:
-            return Arms(stable, candidate, leaving=candidate)
+            return Arms(stable=stable) if state.is_done else Arms(stable, candidate, leaving=candidate)
         case _:
-            return Arms(stable, candidate, state.canary_bp)
+            is_mirrored = state.phase is Phase.SHADOW and rollout.config.shadow_seconds > 0
+            return Arms(stable, candidate, state.canary_bp, mirror_bp=FULL_BP if is_mirrored else 0)
 
 
 def generation(snapshot: Snapshot) -> int:
@@ -83,22 +83,35 @@ def reconcile(snapshot: Snapshot, port: int, fleet: Fleet, router: Router) -> Wo
     """Start what is missing, route, and only then stop what nobody needs.
 
     Raises:
-        SlipwayError: whatever a port raises; the next call goes on from there.
+        SlipwayError: whatever a port raises; the next call goes on from there. A copy that cannot be started does not
+            keep users from the one that is there already.
     """
     service, wanted, token = snapshot.service.name, arms(snapshot), generation(snapshot)
-    started = {version.copy_name: fleet.start(version) for version in wanted.wanted}
     observed = router.observe(service)
-    addresses = {**_targets(observed), **started}
+    addresses, failure = _started(wanted, observed, fleet)
     ready = frozenset(copy for copy in addresses if fleet.ready(copy))
     route = desired_route(wanted, addresses, ready, observed, service=service, port=port)
     if route is not None and not _is_in_force(observed, route, token):
         router.apply(route, token)
         observed = router.observe(service)
+    if failure is not None:
+        raise failure
     is_routed = route is not None and _is_in_force(observed, route, token)
     running = fleet.list(service)
     if is_routed:
         running = _stop_others(running, wanted, fleet)
     return World(running=running, ready=ready & running, is_routed=is_routed)
+
+
+def _started(wanted: Arms, observed: Observed | None, fleet: Fleet) -> tuple[dict[str, Address], SlipwayError | None]:
+    """Start what must run; return where copies listen, and the first failure."""
+    addresses, failure = _targets(observed), None
+    for version in wanted.wanted:
+        try:
+            addresses[version.copy_name] = fleet.start(version)
+        except SlipwayError as error:
+            failure = failure or error
+    return addresses, failure
 
 
 def desired_route(
@@ -119,13 +132,16 @@ def desired_route(
     if receiver is not None and receiver.copy_name not in ready and receiver.copy_name != _receiving(observed):
         return None
     canary = wanted.canary if wanted.canary and wanted.canary.copy_name in (ready | joined.keys()) else None
+    versions = [version for version in (canary, wanted.stable) if version]
     return Route(
         service=service,
         port=port,
         stable=_target(wanted.stable, addresses),
         canary=_target(canary, addresses),
-        split=Split(canary_bp=wanted.canary_bp),
-        is_idempotent=all(version.is_idempotent for version in (wanted.stable, canary) if version),
+        split=Split(canary_bp=wanted.canary_bp, mirror_bp=wanted.mirror_bp if canary else 0),
+        is_idempotent=all(version.is_idempotent for version in versions),
+        session_header=next((version.rollout.session_header for version in versions), ""),
+        silence_seconds=max((version.silence_seconds for version in versions), default=Route.silence_seconds),
     )
 
 

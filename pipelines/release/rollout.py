@@ -1,8 +1,11 @@
 """The state machine of a rollout: pure functions from a state and what one look saw to the next state.
 
-    QUEUED -> STAGE -> SMOKE -> PROMOTING -> DRAIN_OLD -> PROMOTED
+    QUEUED -> STAGE -> SMOKE -> WARMUP -> SHADOW -> STEP, one weight after the other -> PROMOTING -> BAKE_FULL
+        -> DRAIN_OLD -> PROMOTED
+    without a comparison (first release, return to an old version): WARMUP -> PROMOTING -> DRAIN_OLD -> PROMOTED
     QUEUED -> NOT_NEEDED{already_serving, superseded}
-    any state that is not final -> ROLLING_BACK -> ROLLED_BACK{unhealthy, refused, aborted, dead_man} | ROLLBACK_FAILED
+    any state that is not final -> ROLLING_BACK
+        -> ROLLED_BACK{worse, unhealthy, refused, no_evidence, dead_man, aborted} | ROLLBACK_FAILED
 
 The controller makes the world fit the state (`reconcile`), looks, and asks here what comes next. A state is written
 down before the world is made to fit it, so that a crash at any point is followed by the same next action.
@@ -12,22 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
-from pipelines.ledger import Outcome, Phase, Rollout, RolloutState, Service, Version
+from pipelines.ledger import Outcome, Phase, Rollout, RolloutState, Version
+from pipelines.release import course
+from pipelines.release.course import Transition
+from pipelines.release.evidence import absorb, begin_weight, held, learn
 from pipelines.release.ports import FULL_BP, Served, SmokeReport
+from pipelines.release.reading import Reading
+from pipelines.release.verdict import VerdictKind, judge
+
+WATCHED = (Phase.SHADOW, Phase.STEP, Phase.BAKE_FULL)
+"""Phases in which every look reads counts and comes to a verdict."""
 
 
-class Transition(StrEnum):
-    """What a permit allows; also the name of the task that asks for it."""
-
-    STAGE = "stage"
-    SMOKE = "smoke"
-    PROMOTE = "promote"
-
-
-_COURSE = (Phase.QUEUED, Phase.STAGE, Phase.SMOKE, Phase.PROMOTING, Phase.DRAIN_OLD, Phase.PROMOTED)
-_PASSED_AT = {Transition.STAGE: Phase.STAGE, Transition.SMOKE: Phase.SMOKE, Transition.PROMOTE: Phase.PROMOTED}
+LEARNING = (Phase.STAGE, Phase.SMOKE, Phase.WARMUP)
+"""Phases before the comparison, in which a look only learns how stable's latencies lie."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,16 @@ class Seen:
     in_flight: int | None = None
     """Requests that the copy which is being drained still answers."""
 
+    refusal: str | None = None
+    """Why this candidate must not get traffic, whatever its answers; empty: nothing speaks against it."""
+
     smoke: SmokeReport | None = None
+    is_warm: bool = False
+    """The candidate has answered the requests that no statistics see."""
+
+    reading: Reading | None = None
+    """What was counted since the last look."""
+
     served: Served | None = None
     """Who answered a user's request."""
 
@@ -61,32 +72,12 @@ class Seen:
     """The problem cannot pass by itself."""
 
 
-def admit(rollout: Rollout, service: Service, *, was_promoted: bool, now: float) -> RolloutState:
-    """Return the state of a queued rollout when it is its turn.
-
-    Args:
-        rollout: the oldest in the queue.
-        service: with the champion of this moment.
-        was_promoted: whether the candidate's weights were promoted before.
-        now: time by the ledger's clock.
-    """
-    candidate, champion, state = rollout.candidate, service.champion, rollout.state
-    if champion is not None and champion.bento == candidate.bento:
-        return _not_needed(state, Outcome.ALREADY_SERVING, f"version {champion.number} of {service.name} is this bento")
-    is_repackaged = champion is not None and champion.model == candidate.model
-    if was_promoted and not is_repackaged and not rollout.forced:
-        detail = f"these weights were in production earlier; version {_number(champion)} has replaced them"
-        return _not_needed(state, Outcome.SUPERSEDED, detail)
-    if not (_is_evaluated_against(candidate, champion) or is_repackaged or rollout.forced):
-        detail = f"the champion changed since evaluate: now version {_number(champion)}; clear from evaluate"
-        return replace(state, phase=Phase.ROLLED_BACK, outcome=Outcome.REFUSED, detail=detail)
-    deadline = now + candidate.rollout.ready_timeout_seconds
-    return replace(state, phase=Phase.STAGE, generation=service.generation, deadline=deadline)
-
-
 def advance(rollout: Rollout, seen: Seen) -> RolloutState:
     """Return the state after one look; the caller writes it down and makes the world fit it."""
     step = _STEPS.get(rollout.state.phase)
+    if rollout.state.phase in LEARNING and seen.reading is not None:
+        learned = learn(rollout.state.evidence, seen.reading, rollout.config)
+        rollout = replace(rollout, state=replace(rollout.state, evidence=learned))
     return rollout.state if step is None else step(rollout, seen)
 
 
@@ -104,32 +95,22 @@ def roll_back(rollout: Rollout, outcome: Outcome, detail: str, now: float) -> Ro
         canary_bp=0,
         confirmed_bp=None,
         generation=state.generation + 1,
-        deadline=now + rollout.candidate.rollout.ready_timeout_seconds,
+        deadline=now + rollout.config.ready_timeout_seconds,
         hold_reason="",
         outcome=outcome,
         detail=detail,
     )
 
 
-def is_passed(state: RolloutState, transition: Transition) -> bool:
-    """Say whether the phase that a permit allowed is behind the rollout."""
-    if state.phase is Phase.NOT_NEEDED:
-        return True
-    if state.phase not in _COURSE:
-        return False
-    here, there = _COURSE.index(state.phase), _COURSE.index(_PASSED_AT[transition])
-    return here > there or (here == there and (state.is_done or state.is_final))
-
-
 def champion_after(rollout: Rollout, state: RolloutState) -> Version | None:
     """Return the version that a move makes champion, or None when the champion stays.
 
-    The candidate becomes champion when it has answered a user; a rollback after that gives the title back.
+    The candidate becomes champion when it has answered a user at 100 %; a rollback after that gives the title back.
     """
     before = rollout.state.phase
-    if before is Phase.PROMOTING and state.phase in (Phase.DRAIN_OLD, Phase.PROMOTED):
+    if before is Phase.PROMOTING and state.phase in (Phase.BAKE_FULL, Phase.DRAIN_OLD, Phase.PROMOTED):
         return rollout.candidate
-    if before is Phase.DRAIN_OLD and state.phase is Phase.ROLLING_BACK:
+    if before in (Phase.BAKE_FULL, Phase.DRAIN_OLD) and state.phase is Phase.ROLLING_BACK:
         return rollout.stable
     return None
 
@@ -137,27 +118,61 @@ def champion_after(rollout: Rollout, state: RolloutState) -> Version | None:
 def may_be_lowered(rollout: Rollout) -> bool:
     """Say whether whoever waits may take user weight from the candidate when the controller is dead.
 
-    Not on a first release (nobody else could answer), and not when the candidate is champion already.
+    Not on a first release (nobody else could answer), and not when the old copy is on its way out.
     """
-    return rollout.state.phase is Phase.PROMOTING and rollout.state.canary_bp > 0 and rollout.stable is not None
+    phases = (Phase.STEP, Phase.PROMOTING, Phase.BAKE_FULL)
+    return rollout.state.phase in phases and rollout.state.canary_bp > 0 and rollout.stable is not None
 
 
 def _stage(rollout: Rollout, seen: Seen) -> RolloutState:
     if rollout.state.is_done:
         return _await_permit(rollout, seen, Transition.SMOKE, _entering(rollout, seen, Phase.SMOKE))
-    if rollout.candidate.copy_name in seen.ready and seen.is_routed:
-        return _done(rollout, seen)
-    return _hold(rollout, seen, "the new copy is not ready")
+    if seen.refusal:
+        return roll_back(rollout, Outcome.REFUSED, seen.refusal, seen.now)
+    if rollout.candidate.copy_name not in seen.ready or not seen.is_routed:
+        return _hold(rollout, seen, "the new copy is not ready")
+    if rollout.is_compared and rollout.stable is not None and rollout.stable.copy_name not in seen.ready:
+        return _hold(rollout, seen, "the old copy, to which a rollback would lead, is not ready")
+    if seen.refusal is None:
+        return _hold(rollout, seen, "the new copy is not compared with the old one")
+    return _done(rollout, seen, Transition.SMOKE)
 
 
 def _smoke(rollout: Rollout, seen: Seen) -> RolloutState:
     if rollout.state.is_done:
-        return _await_permit(rollout, seen, Transition.PROMOTE, _full_weight(rollout, seen))
+        return _await_permit(rollout, seen, Transition.WARMUP, _entering(rollout, seen, Phase.WARMUP))
     if seen.smoke is None:
         return _hold(rollout, seen, "golden requests are not answered")
     if not seen.smoke.passed:
         return roll_back(rollout, Outcome.REFUSED, seen.smoke.evidence, seen.now)
-    return _done(rollout, seen)
+    return _done(rollout, seen, Transition.WARMUP)
+
+
+def _warmup(rollout: Rollout, seen: Seen) -> RolloutState:
+    following = Transition.SHADOW if rollout.is_compared else Transition.PROMOTE
+    if not rollout.state.is_done:
+        if not seen.is_warm:
+            return _hold(rollout, seen, "warm-up requests are not answered")
+        return _done(rollout, seen, following)
+    if following is Transition.SHADOW:
+        return _await_permit(rollout, seen, following, _at_weight(rollout, seen, Phase.SHADOW, 0))
+    return _await_permit(rollout, seen, following, _at_weight(rollout, seen, Phase.PROMOTING, FULL_BP))
+
+
+def _shadow(rollout: Rollout, seen: Seen) -> RolloutState:
+    return _watched(rollout, seen, course.advance_to(rollout.config.weights[0]), _step_state(rollout, seen, 0))
+
+
+def _step(rollout: Rollout, seen: Seen) -> RolloutState:
+    following = rollout.state.step + 1
+    if following < len(rollout.config.weights):
+        transition = course.advance_to(rollout.config.weights[following])
+        return _watched(rollout, seen, transition, _step_state(rollout, seen, following))
+    return _watched(rollout, seen, Transition.PROMOTE, _at_weight(rollout, seen, Phase.PROMOTING, FULL_BP))
+
+
+def _bake_full(rollout: Rollout, seen: Seen) -> RolloutState:
+    return _watched(rollout, seen, Transition.BAKE, _draining(rollout, seen))
 
 
 def _promoting(rollout: Rollout, seen: Seen) -> RolloutState:
@@ -170,10 +185,21 @@ def _promoting(rollout: Rollout, seen: Seen) -> RolloutState:
         return _hold(rollout, seen, "no answer through the router")
     if not seen.served.is_of(rollout.candidate):
         return roll_back(rollout, Outcome.UNHEALTHY, f"the endpoint answers as {seen.served}", seen.now)
+    return _at_full_weight(rollout, seen)
+
+
+def _at_full_weight(rollout: Rollout, seen: Seen) -> RolloutState:
+    state = rollout.state
     if rollout.stable is None:
-        return _promoted(replace(state, generation=state.generation + 1), "first release of the service")
-    deadline = seen.now + rollout.candidate.rollout.drain_timeout_seconds
-    return replace(state, phase=Phase.DRAIN_OLD, is_done=False, deadline=deadline, hold_reason="")
+        return _promoted(_fenced(state), "first release of the service")
+    if rollout.is_direct:
+        return _draining(rollout, seen)
+    return replace(_entering(rollout, seen, Phase.BAKE_FULL), confirmed_bp=None)
+
+
+def _draining(rollout: Rollout, seen: Seen) -> RolloutState:
+    deadline = seen.now + rollout.config.drain_timeout_seconds
+    return replace(rollout.state, phase=Phase.DRAIN_OLD, is_done=False, deadline=deadline, hold_reason="")
 
 
 def _drain_old(rollout: Rollout, seen: Seen) -> RolloutState:
@@ -192,7 +218,7 @@ def _rolling_back(rollout: Rollout, seen: Seen) -> RolloutState:
     state, stable = rollout.state, rollout.stable
     if state.confirmed_bp is None:
         if seen.is_routed:
-            deadline = seen.now + rollout.candidate.rollout.drain_timeout_seconds
+            deadline = seen.now + rollout.config.drain_timeout_seconds
             return replace(state, confirmed_bp=0, deadline=deadline, hold_reason="")
         return _hold_rollback(state, seen, "stable is not ready to take the traffic back")
     if not state.is_done:
@@ -207,10 +233,78 @@ def _rolling_back(rollout: Rollout, seen: Seen) -> RolloutState:
 _STEPS: dict[Phase, Callable[[Rollout, Seen], RolloutState]] = {
     Phase.STAGE: _stage,
     Phase.SMOKE: _smoke,
+    Phase.WARMUP: _warmup,
+    Phase.SHADOW: _shadow,
+    Phase.STEP: _step,
     Phase.PROMOTING: _promoting,
+    Phase.BAKE_FULL: _bake_full,
     Phase.DRAIN_OLD: _drain_old,
     Phase.ROLLING_BACK: _rolling_back,
 }
+
+
+def _watched(rollout: Rollout, seen: Seen, transition: str, permitted: RolloutState) -> RolloutState:
+    """Return the state after a look at a weight: back, on with a permit, or still here with the reason.
+
+    Args:
+        rollout: at a weight that is to be confirmed, or is.
+        seen: the look.
+        transition: what leads on from here.
+        permitted: the state after that.
+    """
+    before, config = rollout.state, rollout.config
+    if seen.reading is None:
+        return _without_reading(rollout, seen)
+    evidence = absorb(before.evidence, seen.reading, before, config)
+    verdict = judge(evidence, seen.reading, before, config)
+    looked = replace(rollout, state=replace(before, evidence=evidence))
+    if verdict.kind is VerdictKind.ROLLBACK:
+        return roll_back(looked, verdict.outcome, verdict.reason, seen.now)
+    if before.confirmed_bp is None:
+        return _confirming(looked, seen)
+    if verdict.kind is VerdictKind.HOLD or not seen.is_routed:
+        reason = verdict.reason if verdict.kind is VerdictKind.HOLD else "the router does not have the weight"
+        evidence = held(evidence, before.evidence, config)
+        state = replace(before, hold_reason=_because(reason, seen), evidence=evidence)
+        return _unless_late(rollout, state, seen, transition)
+    return _going_on(looked, seen, transition, replace(permitted, evidence=evidence))
+
+
+def _confirming(rollout: Rollout, seen: Seen) -> RolloutState:
+    state = rollout.state
+    if not seen.is_routed:
+        return _hold(rollout, seen, "the router has not confirmed the weight")
+    evidence = begin_weight(state.evidence, seen.now)
+    return replace(state, confirmed_bp=state.canary_bp, deadline=None, hold_reason="", evidence=evidence)
+
+
+def _going_on(rollout: Rollout, seen: Seen, transition: str, permitted: RolloutState) -> RolloutState:
+    if rollout.state.is_done:
+        return _await_permit(rollout, seen, transition, permitted)
+    deadline = seen.now + course.patience(rollout, transition)
+    return replace(rollout.state, is_done=True, hold_reason="", deadline=deadline)
+
+
+def _without_reading(rollout: Rollout, seen: Seen) -> RolloutState:
+    """Hold a look that could count nothing at all; too long a silence leads back."""
+    state = rollout.state
+    if state.confirmed_bp is None:
+        return _hold(rollout, seen, "nothing could be counted")
+    evidence = held(state.evidence.model_copy(update={"looked_at": seen.now}), state.evidence, rollout.config)
+    if evidence.held_seconds >= rollout.config.max_hold_seconds:
+        looked = replace(rollout, state=replace(state, evidence=evidence))
+        detail = f"no counts within {rollout.config.max_hold_seconds:g} s: {seen.problem}"
+        return roll_back(looked, Outcome.NO_EVIDENCE, detail, seen.now)
+    return replace(state, hold_reason=_because("nothing could be counted", seen), evidence=evidence)
+
+
+def _unless_late(rollout: Rollout, state: RolloutState, seen: Seen, transition: str) -> RolloutState:
+    """Return the state, or the way back when the phase was done and nobody permitted to go on in time."""
+    if not state.is_done or course.required(rollout, transition) <= seen.permits or not _is_late(state, seen):
+        return state
+    wanted = course.wanted(rollout, transition, seen.permits)
+    detail = f"{wanted} did not come within {course.patience(rollout, transition):g} s"
+    return roll_back(replace(rollout, state=state), Outcome.ABORTED, detail, seen.now)
 
 
 def _drained(rollout: Rollout, seen: Seen, otherwise: str) -> RolloutState:
@@ -218,32 +312,38 @@ def _drained(rollout: Rollout, seen: Seen, otherwise: str) -> RolloutState:
     state = rollout.state
     if seen.in_flight != 0 and not _is_late(state, seen):
         return replace(state, hold_reason=_because(otherwise, seen))
-    deadline = seen.now + rollout.candidate.rollout.ready_timeout_seconds
+    deadline = seen.now + rollout.config.ready_timeout_seconds
     return replace(state, is_done=True, generation=state.generation + 1, deadline=deadline, hold_reason="")
 
 
-def _await_permit(rollout: Rollout, seen: Seen, transition: Transition, permitted: RolloutState) -> RolloutState:
-    if transition in seen.permits:
+def _await_permit(rollout: Rollout, seen: Seen, transition: str, permitted: RolloutState) -> RolloutState:
+    if course.required(rollout, transition) <= seen.permits:
         return permitted
-    if _is_late(rollout.state, seen):
-        detail = f"no permit for {transition} within {rollout.candidate.rollout.permit_timeout_seconds} s"
-        return roll_back(rollout, Outcome.ABORTED, detail, seen.now)
-    return replace(rollout.state, hold_reason=f"waiting for the permit to {transition}")
+    wanted = course.wanted(rollout, transition, seen.permits)
+    return _unless_late(rollout, replace(rollout.state, hold_reason=f"waiting for {wanted}"), seen, transition)
 
 
 def _entering(rollout: Rollout, seen: Seen, phase: Phase) -> RolloutState:
-    deadline = seen.now + rollout.candidate.rollout.ready_timeout_seconds
+    deadline = seen.now + rollout.config.ready_timeout_seconds
     return replace(rollout.state, phase=phase, is_done=False, deadline=deadline, hold_reason="")
 
 
-def _full_weight(rollout: Rollout, seen: Seen) -> RolloutState:
-    entering = _entering(rollout, seen, Phase.PROMOTING)
-    return replace(entering, canary_bp=FULL_BP, confirmed_bp=None, generation=entering.generation + 1)
+def _at_weight(rollout: Rollout, seen: Seen, phase: Phase, weight_bp: int) -> RolloutState:
+    return _fenced(replace(_entering(rollout, seen, phase), canary_bp=weight_bp, confirmed_bp=None))
 
 
-def _done(rollout: Rollout, seen: Seen) -> RolloutState:
+def _step_state(rollout: Rollout, seen: Seen, step: int) -> RolloutState:
+    weight_bp = FULL_BP * rollout.config.weights[step] // 100
+    return replace(_at_weight(rollout, seen, Phase.STEP, weight_bp), step=step)
+
+
+def _fenced(state: RolloutState) -> RolloutState:
+    return replace(state, generation=state.generation + 1)
+
+
+def _done(rollout: Rollout, seen: Seen, following: str) -> RolloutState:
     state = rollout.state
-    deadline = seen.now + rollout.candidate.rollout.permit_timeout_seconds
+    deadline = seen.now + course.patience(rollout, following)
     return replace(state, is_done=True, confirmed_bp=state.canary_bp, deadline=deadline, hold_reason="")
 
 
@@ -252,7 +352,7 @@ def _hold(rollout: Rollout, seen: Seen, reason: str) -> RolloutState:
     if seen.is_hopeless:
         return roll_back(rollout, Outcome.REFUSED, reason, seen.now)
     if _is_late(rollout.state, seen):
-        detail = f"{reason}, for {rollout.candidate.rollout.ready_timeout_seconds} s"
+        detail = f"{reason}, for {rollout.config.ready_timeout_seconds} s"
         return roll_back(rollout, Outcome.UNHEALTHY, detail, seen.now)
     return replace(rollout.state, hold_reason=reason)
 
@@ -277,20 +377,12 @@ def _promoted(state: RolloutState, detail: str) -> RolloutState:
     )
 
 
-def _not_needed(state: RolloutState, outcome: Outcome, detail: str) -> RolloutState:
-    return replace(state, phase=Phase.NOT_NEEDED, outcome=outcome, detail=detail)
-
-
 def _because(reason: str, seen: Seen) -> str:
     return f"{reason}: {seen.problem}" if seen.problem else reason
 
 
 def _is_late(state: RolloutState, seen: Seen) -> bool:
     return state.deadline is not None and seen.now > state.deadline
-
-
-def _is_evaluated_against(candidate: Version, champion: Version | None) -> bool:
-    return candidate.evaluated_against == (None if champion is None else champion.model)
 
 
 def _number(version: Version | None) -> str:

@@ -5,6 +5,7 @@ A file names only what differs from the defaults. A typo is an error that names 
 
 from __future__ import annotations
 
+from pipelines.spec.backup import BackupConfig
 from pipelines.spec.base import Frozen
 from pipelines.spec.data import DataConfig, Expectation, PreparationConfig, Severity, Source, TokenizerConfig
 from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
@@ -15,6 +16,7 @@ from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig
 
 __all__ = [
     "ArchitectureConfig",
+    "BackupConfig",
     "DataConfig",
     "EvaluationConfig",
     "Expectation",

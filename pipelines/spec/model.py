@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipelines.spec.backup import BackupConfig
 from pipelines.spec.base import Frozen
 from pipelines.spec.data import DataConfig, PreparationConfig
 from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
@@ -54,6 +55,9 @@ class ModelSpec(Frozen):
     rollout: RolloutConfig = RolloutConfig()
     """The release."""
 
+    backup: BackupConfig = BackupConfig()
+    """Backups."""
+
     @field_validator("schedule")
     @classmethod
     def _schedule_is_cron(cls, value: str | None) -> str | None:
@@ -68,6 +72,14 @@ class ModelSpec(Frozen):
                 f"training.sequence_length {self.training.sequence_length} must not exceed "
                 f"architecture.context_length {self.architecture.context_length}"
             )
+        quality = self.rollout.quality
+        if quality.enabled and quality.min_pairs > self.packaging.num_reference_requests:
+            raise ValueError(
+                f"rollout.quality.min_pairs {quality.min_pairs} must not exceed packaging.num_reference_requests "
+                f"{self.packaging.num_reference_requests}: each reference is scored once"
+            )
+        if quality.enabled and self.rollout.replay.requests_per_second == 0:
+            raise ValueError("rollout.quality needs rollout.replay.requests_per_second above 0, or enabled: false")
         if self.service.max_tokens >= self.architecture.context_length:
             raise ValueError(
                 f"service.max_tokens {self.service.max_tokens} must be less than "
@@ -94,6 +106,12 @@ class TriggerParams(Frozen):
 
     note: str = Field(default="", max_length=2000)
     """Why this run; kept in the receipts."""
+
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    """Training seed instead of the spec's."""
+
+    override: str = Field(default="", max_length=2000)
+    """Why weights that were rolled back as worse, or refused, may be tried again; kept in the audit."""
 
 
 def _is_cron(text: str) -> bool:

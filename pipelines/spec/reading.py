@@ -90,6 +90,8 @@ def merge(spec: ModelSpec, params: TriggerParams) -> ModelSpec:
         training = content["training"]
         training["max_steps"] = params.max_steps
         training["warmup_steps"] = min(training["warmup_steps"], max(0, params.max_steps - 1))
+    if params.seed is not None:
+        content["training"]["seed"] = params.seed
     if params.source is not None:
         content["data"]["source"] = {**content["data"]["source"], **_source_of(params.source)}
     return parse_spec(content, origin="params")

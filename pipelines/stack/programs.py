@@ -53,6 +53,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "SLIPWAY_MODELS_DIR": str(settings.models_dir.resolve()),
         MARKER: str(layout.home),
         "AIRFLOW_HOME": str(layout.airflow_home),
+        "SLIPWAY_AIRFLOW_DB": airflow.database_url(settings),  # Airflow hides its own URL from its tasks
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "plugins")]),
         "PYTHONUNBUFFERED": "1",

@@ -48,7 +48,7 @@ class Row:
 def rows(
     instances: Iterable[TaskInstance],
     order: Sequence[str],
-    numbers: Mapping[str, Mapping[str, float]],
+    details: Mapping[str, str],
     now: datetime,
 ) -> list[Row]:
     """Return one row per task in the DAG's order.
@@ -56,7 +56,7 @@ def rows(
     Args:
         instances: the tasks as Airflow sees them.
         order: task ids, upstream first; tasks that are not in it come last.
-        numbers: what running tasks have reported, by task id.
+        details: where running tasks are, in words, by task id.
         now: an aware time.
     """
     place = {task_id: index for index, task_id in enumerate(order)}
@@ -66,7 +66,7 @@ def rows(
             task_id=instance.task_id,
             state=instance.state,
             seconds=((instance.end or now) - instance.start).total_seconds() if instance.start else None,
-            detail=describe(numbers.get(instance.task_id, {})) if instance.state in WORKING else "",
+            detail=details.get(instance.task_id, "") if instance.state in WORKING else "",
         )
         for instance in listed
     ]

@@ -12,12 +12,14 @@ from urllib.parse import quote
 
 from rich.console import Console
 
-from pipelines.errors import SlipwayError
+from pipelines import ledger
+from pipelines.errors import LedgerUnavailable, SlipwayError
+from pipelines.release.report import facts
 from pipelines.settings import Settings
 from pipelines.stack import airflow
 from pipelines.stack.airflow_api import AirflowApi, AirflowAway, TaskInstance
 from pipelines.stack.layout import Layout, tail
-from pipelines.stack.progress import WORKING, View, choose_view, rows
+from pipelines.stack.progress import WORKING, View, choose_view, describe, rows
 from pipelines.stack.readiness import (
     HealthWatch,
     require_controller,
@@ -84,6 +86,8 @@ def follow(settings: Settings, model: str, run_id: str) -> str:
                 watch.judge(unhealthy(api))
             except AirflowAway:
                 watch.judge(["api-server"])
+            except LedgerUnavailable:
+                watch.judge(["ledger"])
             time.sleep(LOOK_SECONDS)
 
 
@@ -106,18 +110,21 @@ class FollowedRun:
             self._view.say("The run is queued; runs of one model go one after another.")
         self._state = state
         instances = self._api.task_instances(self._dag_id, self._run_id)
-        numbers = {
-            instance.task_id: report(self._store, self._model, self._run_id, instance)
-            for instance in instances
-            if instance.state in WORKING
-        }
-        self._view.update(rows(instances, self._order, numbers, datetime.now(UTC)))
+        details = {instance.task_id: self._where(instance) for instance in instances if instance.state in WORKING}
+        self._view.update(rows(instances, self._order, details, datetime.now(UTC)))
         for instance in instances:
             attempt = (instance.task_id, instance.try_number)
             if instance.state in ("failed", "up_for_retry") and attempt not in self._told:
                 self._told.add(attempt)
                 tell_failure(self._view, self._settings, self._dag_id, self._run_id, instance)
         return state
+
+    def _where(self, instance: TaskInstance) -> str:
+        """Return how far a running task is, in words."""
+        if not instance.task_id.startswith("rollout."):
+            return describe(report(self._store, self._model, self._run_id, instance))
+        rollout = ledger.find_rollout(self._settings.ledger_url(), self._model, self._run_id)
+        return "" if rollout is None else facts(rollout).line()
 
 
 def dag_of(model: str) -> str:

@@ -21,6 +21,8 @@ class Result(Frozen):
     """Steps that this run does again."""
 
     note: str
+    override: str = ""
+    """Why weights that were rolled back as worse, or refused, may be tried again."""
 
 
 def configure(spec: ModelSpec) -> Config:
@@ -39,4 +41,4 @@ def run(config: Config, inputs: Inputs, context: StepContext) -> Result:
         raise SpecError(f"params: force: unknown step {unknown[0]!r}; known steps: {', '.join(WORK_STEPS)}")
     merged = merge(config, inputs)
     ref = context.publish_files("spec", {"spec.json": merged.canonical()})
-    return Result(spec=ref, force=inputs.force, note=inputs.note)
+    return Result(spec=ref, force=inputs.force, note=inputs.note, override=inputs.override)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Self
 
 from pipelines import ledger
@@ -13,9 +12,7 @@ from pipelines.release.lowering import check_controller, request_rollback
 from pipelines.release.ports import Probe
 from pipelines.settings import Settings
 from pipelines.spec import Frozen
-from pipelines.step import RunInfo
-
-POLL_SECONDS = 0.5
+from pipelines.step import RunInfo, wait_until_settled
 
 
 class RollbackFailed(SlipwayError):
@@ -99,9 +96,7 @@ def wait(waiting: Waiting, settings: Settings) -> Result:
     Raises:
         RollbackFailed, ControllerSilent, LedgerUnavailable: see `poll`.
     """
-    while (result := poll(waiting, settings)) is None:
-        time.sleep(POLL_SECONDS)
-    return result
+    return wait_until_settled(lambda: poll(waiting, settings))
 
 
 def _verified(url: str, rollout: Rollout, probe: Probe) -> Result:

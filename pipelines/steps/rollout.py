@@ -6,22 +6,21 @@ here: the controller looks and decides whether or not anybody waits.
 
 from __future__ import annotations
 
-import time
 from typing import Self
 
 from pipelines import artifacts, ledger
 from pipelines.artifacts import ArtifactRef
 from pipelines.errors import BadInput, ReleaseRefused, RolledBack
 from pipelines.ledger import Candidate, Outcome, Phase, Rollout
+from pipelines.release.course import Transition, transitions
 from pipelines.release.local import adapters
 from pipelines.release.lowering import check_controller
-from pipelines.release.rollout import Transition, is_passed
+from pipelines.release.passing import is_passed
 from pipelines.settings import Settings
-from pipelines.spec import Frozen, ModelSpec
-from pipelines.step import RunInfo
+from pipelines.spec import Frozen, ModelSpec, RolloutConfig
+from pipelines.step import RunInfo, wait_until_settled
 from pipelines.store import Store
 
-POLL_SECONDS = 0.5
 CLEAR_FROM_STAGE = "clear from rollout.stage"
 
 
@@ -30,6 +29,9 @@ class Inputs(Frozen):
 
     run: RunInfo
     """With `force`, weights that were in production earlier are released again."""
+
+    override: str = ""
+    """Why weights that were rolled back as worse, or refused, may try again."""
 
     bento: ArtifactRef
     tag: str
@@ -50,7 +52,7 @@ class Waiting(Frozen):
     """What a task waits for; small and plain, so that a trigger can carry it."""
 
     rollout: int
-    transition: Transition
+    transition: str
     since: float
     """When the wait began, by the ledger's clock."""
 
@@ -60,7 +62,7 @@ class Result(Frozen):
 
     rollout: int
     attempt: int
-    transition: Transition
+    transition: str
     version: int
     outcome: Outcome
     """`already_serving` and `superseded`: nothing was to be done."""
@@ -68,7 +70,7 @@ class Result(Frozen):
     detail: str
 
     @classmethod
-    def of(cls, rollout: Rollout, transition: Transition) -> Self:
+    def of(cls, rollout: Rollout, transition: str) -> Self:
         """Return what there is to say about a phase that was passed."""
         return cls(
             rollout=rollout.id,
@@ -89,15 +91,44 @@ def begin(phase: str, inputs: Inputs, settings: Settings) -> Waiting:
         ReleaseRefused: when this run has no rollout that the phase could go on with.
         LedgerUnavailable: when the ledger is away.
     """
-    transition, url, run = Transition(phase), settings.ledger_url(), inputs.run
-    if transition is Transition.STAGE:
+    url, run = settings.ledger_url(), inputs.run
+    if phase == Transition.STAGE:
         candidate = _candidate(inputs, Store(settings.store_url()))
-        rollout = ledger.open_rollout(url, candidate, run_id=run.run_id, forced=run.force)
+        rollout = ledger.open_rollout(url, candidate, run_id=run.run_id, forced=run.force, override=inputs.override)
     else:
         rollout = _opened(url, run)
-        if not is_passed(rollout.state, transition):
-            ledger.insert_permit(url, rollout.service, rollout.id, transition)
-    return Waiting(rollout=rollout.id, transition=transition, since=ledger.current_time(url))
+        phase, permits = permitted_by(phase, rollout.config)
+        if not is_passed(rollout, phase):
+            for transition in permits:
+                ledger.insert_permit(url, rollout.service, rollout.id, transition)
+    return Waiting(rollout=rollout.id, transition=phase, since=ledger.current_time(url))
+
+
+def permitted_by(phase: str, config: RolloutConfig) -> tuple[str, tuple[str, ...]]:
+    """Return the transition that a task stands for, and what it permits: whoever asks for a later one has no objection
+    to those before it. The tasks come from the spec as it is now, the rollout's weights from when it was opened.
+
+    Raises:
+        BadInput: when there is no such phase.
+    """
+    order = transitions(config)
+    if phase not in order:
+        if not phase.startswith("advance_"):
+            raise BadInput(f"rollout: {phase!r} is no phase; there are {', '.join(order)}")
+        lower = [transition for transition in order if transition.startswith("advance_") and transition <= phase]
+        phase = lower[-1] if lower else Transition.SHADOW
+    return phase, order[1 : order.index(phase) + 1]
+
+
+def approve(run: RunInfo, approval: str, approver: str, settings: Settings) -> None:
+    """Keep a person's approval of this run's rollout, with the person's name.
+
+    Raises:
+        ReleaseRefused: when this run has no rollout that could go on.
+        LedgerUnavailable: when the ledger is away.
+    """
+    rollout = _opened(settings.ledger_url(), run)
+    ledger.insert_permit(settings.ledger_url(), rollout.service, rollout.id, approval, approved_by=approver)
 
 
 def poll(waiting: Waiting, settings: Settings) -> Result | None:
@@ -110,7 +141,7 @@ def poll(waiting: Waiting, settings: Settings) -> Result | None:
     """
     url = settings.ledger_url()
     rollout = ledger.read_rollout(url, waiting.rollout)
-    if is_passed(rollout.state, waiting.transition):
+    if is_passed(rollout, waiting.transition):
         return Result.of(rollout, waiting.transition)
     if rollout.state.phase in (Phase.ROLLED_BACK, Phase.ROLLBACK_FAILED):
         raise RolledBack(f"{rollout}: {rollout.state.phase} as {rollout.state.outcome}: {rollout.state.detail}")
@@ -125,9 +156,7 @@ def wait(waiting: Waiting, settings: Settings) -> Result:
     Raises:
         RolledBack, ControllerSilent, LedgerUnavailable: see `poll`.
     """
-    while (result := poll(waiting, settings)) is None:
-        time.sleep(POLL_SECONDS)
-    return result
+    return wait_until_settled(lambda: poll(waiting, settings))
 
 
 def _opened(url: str, run: RunInfo) -> Rollout:
@@ -154,4 +183,5 @@ def _candidate(inputs: Inputs, store: Store) -> Candidate:
         spec=inputs.spec,
         rollout=spec.rollout,
         is_idempotent=spec.service.idempotent,
+        silence_seconds=spec.service.silence_seconds,
     )

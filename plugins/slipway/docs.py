@@ -11,8 +11,24 @@ TASKS = {
     "package": "Builds the bento: weights, tokenizer, provenance, golden and reference requests.",
     "stage": "Opens the rollout and starts the new copy beside the old one; no user reaches it yet.",
     "smoke": "Sends the golden requests through the router to the new copy; every answer must be exact.",
-    "promote": "Moves the users to the new copy, verifies who answers them, drains and stops the old one.",
+    "backup": "Saves what a rollback or a restore needs: version in production, routes, databases, specs.",
+    "warmup": "Sends the first requests to the new copy; no statistics see them.",
+    "shadow": "Sends the new copy a mirror of all traffic, and reference requests to both; no user waits for it.",
+    "promote": "Moves all users to the new copy and reads again who answers them; the old copy stays warm.",
+    "bake": "Watches the new version at 100 %, then drains and stops the old copy.",
+    "approve_users": "Asks a person before the first user reaches the new version; looks go on meanwhile.",
+    "approve_promotion": "Asks a person before all users reach the new version; looks go on meanwhile.",
+    "return": "Returns a service to a version that was in production; aborts a running rollout first.",
     "record": "Reads again what serves and records the release. Fails when anything before it failed.",
     "rollback": "Brings the old version back when the rollout failed. Skipped when there is nothing to take back.",
 }
 """By task id, without the group's."""
+
+
+def task_documentation(task_id: str) -> str:
+    """Return what a task does; the steps from weight to weight are named after their percentage."""
+    name = task_id.rpartition(".")[2]
+    if name.startswith("advance_"):
+        weight = int(name.removeprefix("advance_"))
+        return f"Moves {weight} % of the users to the new copy and waits until the evidence allows to go on."
+    return TASKS[name]

@@ -20,6 +20,8 @@ _FORM: dict[str, dict[str, Any]] = {
         "uniqueItems": True,
     },
     "note": {"title": "Note", "format": "multiline"},
+    "seed": {"title": "Training seed"},
+    "override": {"title": "Why a version that was rolled back may try again", "format": "multiline"},
 }
 """What a person sees, beside the types and limits of `TriggerParams`."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from slipway.assets import event_extra
-from slipway.docs import TASKS
+from slipway.docs import task_documentation
 from slipway.errors import translated
 from slipway.triggers import LedgerTrigger, is_waiting
 
@@ -30,7 +30,7 @@ class LifecycleOperator(BaseOperator):
 
     def __init__(self, *, task_id: str, model: str = "", spec_file: str = "", **kwargs: Any) -> None:
         """Take what the DAG's default arguments say, beside Airflow's own arguments."""
-        super().__init__(task_id=task_id, doc_md=TASKS[task_id.rpartition(".")[2]], **kwargs)
+        super().__init__(task_id=task_id, doc_md=task_documentation(task_id), **kwargs)
         self.model = model
         self.spec_file = spec_file
 
@@ -151,7 +151,12 @@ class LedgerStepOperator(LifecycleOperator):
         raise NotImplementedError
 
     def _conclude(self, context: Context, result: BaseModel, started: float) -> dict[str, Any]:
-        return finished(self, context, leave_receipt(run_info(self, context), result, started))
+        from pipelines.settings import Settings
+        from pipelines.step import leave_receipt
+        from pipelines.store import Store
+
+        store = Store(Settings().store_url())
+        return finished(self, context, leave_receipt(store, run_info(self, context), result, started))
 
 
 def waiting_for(trigger: LedgerTrigger) -> TaskDeferred:
@@ -196,7 +201,14 @@ class RollbackOperator(LedgerStepOperator):
         return super()._conclude(context, result, started)
 
 
-def run_info(operator: LifecycleOperator, context: Context, *, forced: bool = False) -> RunInfo:
+class OfModel(Protocol):
+    """An operator that knows its model."""
+
+    model: str
+    task_id: str
+
+
+def run_info(operator: OfModel, context: Context, *, forced: bool = False) -> RunInfo:
     """Return which execution of the lifecycle a task belongs to."""
     from pipelines.step import RunInfo
 
@@ -218,24 +230,6 @@ def pulled(context: Context, task_id: str) -> Receipt:
     if content is None:
         raise AirflowFailException(f"task {task_id} of this run left no receipt; clear it, then this task")
     return Receipt.model_validate(content)
-
-
-def leave_receipt(info: RunInfo, result: BaseModel, started: float) -> Receipt:
-    """Write the receipt of a ledger step into the store."""
-    from pipelines.settings import Settings
-    from pipelines.step import Receipt
-    from pipelines.store import Store
-
-    receipt = Receipt(
-        step=info.task_id,
-        run=info,
-        key="",
-        started=started,
-        seconds=round(time.time() - started, 3),
-        result=result.model_dump(mode="json"),
-    )
-    Store(Settings().store_url()).put(info.receipt_uri, receipt.encode())
-    return receipt
 
 
 def finished(operator: BaseOperator, context: Context, receipt: Receipt) -> dict[str, Any]:

@@ -34,6 +34,11 @@ class ListedSpec:
         return f"lifecycle_{re.sub(r'[^A-Za-z0-9_.-]', '_', self.path.stem)}"
 
 
+def lifecycle_id(model: str) -> str:
+    """Return the id of a model's lifecycle DAG: model `docs-gpt` is `docs_gpt.yaml`, `lifecycle_docs_gpt`."""
+    return f"lifecycle_{model.replace('-', '_')}"
+
+
 def listed_specs() -> Iterator[ListedSpec]:
     """Yield the specs to build: one in a task's process, which knows its DAG, all of them in the DAG processor."""
     wanted = get_parsing_context().dag_id
@@ -41,6 +46,11 @@ def listed_specs() -> Iterator[ListedSpec]:
         listed = ListedSpec(path, _placeholder(path))
         if wanted in (None, listed.dag_id):
             yield _read(listed)
+
+
+def model_names() -> list[str]:
+    """Return the names of all models that have a spec, broken ones too; from the files' names, in every process."""
+    return sorted({_placeholder(path).name for path in Settings().models_dir.glob("*.yaml")})
 
 
 def _read(listed: ListedSpec) -> ListedSpec:

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 
 def main(names: list[str]) -> int:
     """Run the benchmarks with these names, or all; return how many failed."""
-    known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*"))
     unknown = sorted(set(names) - set(known))
     if unknown:
         print(f"error: unknown benchmark {unknown[0]!r}; known: {', '.join(known)}", file=sys.stderr)

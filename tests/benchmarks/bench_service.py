@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_service.py
 
 Bars: over the model's own CPU <= 500 us, and <= 1.5x a bare bento that returns a BaseModel. CPU seconds of the whole
-process group are read from the kernel, so a busy machine disturbs them little. Rounds alternate between the three
-sides: the packaged service, a bare bento, and the engine alone on the same prompts in a process without HTTP.
+process tree are read from the kernel. The three sides are the packaged service, a bare bento, and the engine alone on
+the same prompt in a process without HTTP. They take turns request by request: a process that has just slept runs on
+cold caches, which costs the model alone up to half as much again, so no side may be driven faster than another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -30,6 +32,7 @@ from tests.steps.conftest import make_model
 
 BAR_MICROSECONDS = 500.0
 BAR_RATIO = 1.5
+PROMPT = "Return the value"
 
 BARE = """
 import bentoml
@@ -56,9 +59,8 @@ from pipelines.inference.request import SamplingParams
 
 with Engine.load(Path(sys.argv[1]), threads=1) as engine:
     print("ready", flush=True)
-    for line in sys.stdin:
-        for _ in range(int(line)):
-            engine.generate("Return the value", SamplingParams(max_tokens=1))
+    for prompt in sys.stdin:
+        engine.generate(prompt.rstrip("\\n"), SamplingParams(max_tokens=1))
         print("done", flush=True)
 """
 
@@ -77,10 +79,10 @@ class EngineAlone:
         )
         self._expect("ready")
 
-    def work(self, num_requests: int) -> None:
-        """Answer requests."""
+    def ask(self) -> None:
+        """Answer one request."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{num_requests}\n")
+        self.process.stdin.write(f"{PROMPT}\n")
         self.process.stdin.flush()
         self._expect("done")
 
@@ -98,11 +100,22 @@ def cpu_seconds(pid: int) -> float:
     return sum(time.user + time.system for time in times)
 
 
-def microseconds(pid: int, num_requests: int, work: Callable[[int], None]) -> float:
-    """Return the CPU time per request that a process spends on some work."""
-    before = cpu_seconds(pid)
-    work(num_requests)
-    return (cpu_seconds(pid) - before) / num_requests * 1e6
+@dataclass(frozen=True)
+class Side:
+    """One of the processes that are compared."""
+
+    pid: int
+    ask: Callable[[], object]
+    """Send it one request and wait for the answer."""
+
+
+def microseconds(sides: Sequence[Side], num_requests: int) -> list[float]:
+    """Return the CPU time per request that each side spends while they take turns."""
+    before = [cpu_seconds(side.pid) for side in sides]
+    for _ in range(num_requests):
+        for side in sides:
+            side.ask()
+    return [(cpu_seconds(side.pid) - then) / num_requests * 1e6 for side, then in zip(sides, before, strict=True)]
 
 
 @contextlib.contextmanager
@@ -127,16 +140,6 @@ def served_bare(root: Path) -> Iterator[tuple[str, int]]:
         yield url, process.pid
 
 
-def poster(client: httpx.Client, url: str, body: dict[str, object]) -> Callable[[int], None]:
-    """Return work: that many requests, one after the other, on one connection."""
-
-    def work(num_requests: int) -> None:
-        for _ in range(num_requests):
-            client.post(url, json=body).raise_for_status()
-
-    return work
-
-
 def interval(values: list[float]) -> str:
     """Return a median with its bootstrap interval."""
     resampled = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
@@ -147,7 +150,7 @@ def interval(values: list[float]) -> str:
 def main() -> None:
     """Measure all three sides in turns and print what the service adds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds (default 9)")
     parser.add_argument("--requests", type=int, default=400, help="requests per side and round (default 400)")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -158,15 +161,17 @@ def main() -> None:
         client = stack.enter_context(httpx.Client(timeout=60))
         engine = EngineAlone(model)
         stack.callback(engine.process.kill)
-        asked: dict[str, object] = {"prompt": "Return the value", "max_tokens": 1}
-        sides = (
-            (service_pid, poster(client, f"{service}/v1/completions", {**asked, "temperature": 0})),
-            (bare_pid, poster(client, f"{bare}/complete", asked)),
-            (engine.process.pid, engine.work),
-        )
-        for pid, work in sides:
-            microseconds(pid, options.requests // 2, work)
-        rounds = [[microseconds(pid, options.requests, work) for pid, work in sides] for _ in range(options.rounds)]
+        asked: dict[str, object] = {"prompt": PROMPT, "max_tokens": 1}
+
+        def ask_service() -> None:
+            client.post(f"{service}/v1/completions", json={**asked, "temperature": 0}).raise_for_status()
+
+        def ask_bare() -> None:
+            client.post(f"{bare}/complete", json=asked).raise_for_status()
+
+        sides = (Side(service_pid, ask_service), Side(bare_pid, ask_bare), Side(engine.process.pid, engine.ask))
+        microseconds(sides, options.requests // 2)
+        rounds = [microseconds(sides, options.requests) for _ in range(options.rounds)]
     own = [whole - alone for whole, _, alone in rounds]
     print(f"CPU per request, us: service {interval([row[0] for row in rounds])}")
     print(f"                     bare bento {interval([row[1] for row in rounds])}")

@@ -20,11 +20,11 @@ from pipelines.release.local import adapters
 from pipelines.store import Store
 from tests.airflow_case import Lifecycle, digest
 from tests.unit.release.fakes import artifact, candidate
-from tests.unit.release.world import World
+from tests.unit.release.world import ALL, World
 
 CANDIDATE = f"tiny-{digest('bento', 'one')[:12]}"
 WORK = ("freeze", "validate", "prepare", "train", "evaluate", "package")
-ROLLOUT = ("rollout.stage", "rollout.smoke", "rollout.promote")
+ROLLOUT = ("rollout.stage", "rollout.smoke", "rollout.warmup", "rollout.promote")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def world(lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
 @pytest.fixture
 def champion(world: World, lifecycle: Lifecycle) -> str:
     """Put a version into production and return the name of its copy."""
-    opened = world.open(candidate("zero", service="tiny"), "run-zero", "smoke", "promote")
+    opened = world.open(candidate("zero", service="tiny"), "run-zero", *ALL)
     deadline = time.monotonic() + 30
     while world.read(opened).state.phase is not Phase.PROMOTED:
         assert time.monotonic() < deadline, world.read(opened)
@@ -84,6 +84,13 @@ def break_smoke(_: Lifecycle, world: World, __: pytest.MonkeyPatch) -> None:
     world.probe.wrong.add(CANDIDATE)
 
 
+def break_warmup(_: Lifecycle, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(port: int, version: ledger.Version, count: int) -> None:
+        raise ArtifactCorrupt("golden.jsonl, line 3: not a GoldenRequest")
+
+    monkeypatch.setattr(world.probe, "warm_up", fail)
+
+
 def break_promote(_: Lifecycle, world: World, __: pytest.MonkeyPatch) -> None:
     other = candidate("other", service="tiny")
     stranger = ledger.Version(**other.model_dump(), id=99, number=99, run_id="x")
@@ -101,6 +108,7 @@ BREAKS = {
     **{name: break_work_step(name) for name in WORK},
     "rollout.stage": break_stage,
     "rollout.smoke": break_smoke,
+    "rollout.warmup": break_warmup,
     "rollout.promote": break_promote,
     "record": break_record,
 }

@@ -59,6 +59,17 @@ packaging:
   golden_tokens: 4
 service:
   max_tokens: 32
+rollout:
+  weights: [10, 50]
+  look_seconds: 0.2
+  shadow_seconds: 1
+  bake_seconds: 1
+  bake_full_seconds: 1
+  warmup_requests: 2
+  min_user_exposures: 0
+  max_bad_rate: 0.05
+  quality: {{min_pairs: 10, margin: 0.2}}
+  replay: {{requests_per_second: 40}}
 """
 
 

@@ -7,37 +7,94 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
+import struct
 import sys
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a copy is started with an empty path
+
+from pipelines.formats.headers import TRAFFIC, traffic_of
+from pipelines.formats.metrics import ANSWERS, REQUESTS
+
 ANSWER_SECONDS = 0.02
+CHUNK_SECONDS = 0.1
+SILENT_SECONDS = 1.5
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers golden requests with what the bento's `answers.json` says, and everything else with the prompt."""
+    """Answers golden requests with what the bento's `answers.json` says, everything else with the prompt's beginning.
+
+    An answer leaves in one piece: when the process is killed, users have all of it or nothing, headers included.
+    """
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 64 * 1024
     disable_nagle_algorithm = True
+    server: Server
     identity: dict[str, str]
     answers: dict[str, str]
     seen: list[dict[str, str]]
 
     def do_GET(self) -> None:
-        self.answer(200, self.identity)
+        if self.path == "/metrics":
+            self.send(200, "text/plain", self.server.metrics().encode())
+            return
+        is_ready = self.path != "/readyz" or self.server.is_ready
+        self.answer(200 if is_ready else 503, self.identity)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.seen.append({name.lower(): value for name, value in self.headers.items()})
         time.sleep(float(body.get("seconds", ANSWER_SECONDS)))
-        self.answer(200, {"choices": [{"text": self.answers.get(body["prompt"], body["prompt"])}]})
+        match self.server.fault:
+            case "silent":
+                time.sleep(SILENT_SECONDS)
+            case "reset" | "reset once" as fault:
+                self.server.fault = "" if fault == "reset once" else fault
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                raise ConnectionAbortedError
+            case status if status.isdigit():
+                self.server.refused.append(status)
+                self.answer(int(status), {"error": "as asked"})
+            case _ if "chunks" in body:
+                self.stream(int(body["chunks"]))
+            case _:
+                text = self.answers.get(body["prompt"], body["prompt"][:1000])
+                offsets = [match.start() for match in re.finditer(r"\S+", text)]
+                scored = {"text_offset": offsets, "token_logprobs": [-1.0] * len(offsets)}
+                self.server.answered[traffic_of(self.headers.get(TRAFFIC), self.headers.get("Host"))] += 1
+                self.answer(200, {"choices": [{"text": text, "logprobs": scored if body.get("echo") else None}]})
+
+    def stream(self, num_chunks: int) -> None:
+        """Answer in chunks; one that is to break off does so after the first."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("X-Slipway-Version", self.identity["version"])
+        self.end_headers()
+        for number in range(num_chunks):
+            self.wfile.write(b"5\r\ntoken\r\n")
+            self.wfile.flush()
+            if self.server.fault == "break":
+                self.connection.shutdown(socket.SHUT_RDWR)
+                raise ConnectionAbortedError
+            if number < num_chunks - 1:
+                self.server.next_chunk.wait(CHUNK_SECONDS)
+        self.wfile.write(b"0\r\n\r\n")
 
     def answer(self, status: int, content: Any) -> None:
-        data = json.dumps(content).encode()
+        self.send(status, "application/json", json.dumps(content).encode())
+
+    def send(self, status: int, kind: str, data: bytes) -> None:
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("X-Slipway-Version", self.identity["version"])
         self.send_header("X-Slipway-Digest", self.identity["digest"])
@@ -49,13 +106,22 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """One copy in this process."""
+    """One copy in this process.
+
+    `fault` makes it fail: `silent`, `reset` or `reset once` before an answer, `break` in the middle of a streamed one,
+    or with a status. `seen` has the headers of each POST, `refused` each status that was a fault.
+    """
 
     request_queue_size = 128
     daemon_threads = True
 
     def __init__(self, port: int, version: str, digest: str, answers: dict[str, str] | None = None) -> None:
         self.seen: list[dict[str, str]] = []
+        self.refused: list[str] = []
+        self.answered: Counter[str] = Counter()
+        self.fault = ""
+        self.is_ready = True
+        self.next_chunk = threading.Event()
         attributes = {
             "identity": {"version": version, "digest": digest},
             "answers": answers or {},
@@ -67,9 +133,21 @@ class Server(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
+    def metrics(self) -> str:
+        """Return what a release reads of a copy's metrics."""
+        lines = []
+        for name, labels in ((ANSWERS, ""), (REQUESTS, ',code="200"')):
+            lines.append(f"# TYPE {name}_total counter")
+            counts = self.answered.items()
+            lines.extend(f'{name}_total{{traffic="{traffic}"{labels}}} {count}' for traffic, count in counts)
+        return "\n".join([*lines, ""])
+
     def run_in_thread(self) -> Server:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of connections that break."""
 
     def stop(self) -> None:
         self.shutdown()

@@ -16,11 +16,13 @@ import psutil
 
 from pipelines import artifacts, ledger
 from pipelines.artifacts import ArtifactRef
-from pipelines.formats.requests import GoldenRequest, write_requests
+from pipelines.formats.requests import GoldenRequest, ReferenceRequest, write_requests
 from pipelines.release.controller import Controller, keep_looking
+from pipelines.release.course import transitions
 from pipelines.release.local import adapters
+from pipelines.release.replayer import Replayer
 from pipelines.settings import Settings
-from pipelines.spec import parse_spec
+from pipelines.spec import RolloutConfig, parse_spec
 from pipelines.step import RunInfo
 from pipelines.steps import record, rollout
 from pipelines.store import Store
@@ -28,6 +30,22 @@ from tests.steps import copy_server
 from tests.steps.live import LiveEnvoy, LiveSupervisord
 
 MODEL = "docs"
+QUICK: dict[str, object] = {
+    "weights": [50],
+    "look_seconds": 0.05,
+    "shadow_seconds": 0.1,
+    "bake_seconds": 0.1,
+    "bake_full_seconds": 0.1,
+    "warmup_requests": 2,
+    "min_user_exposures": 0,
+    "max_bad_rate": 0.2,
+    "quality": {"enabled": False},
+    "replay": {"requests_per_second": 100},
+}
+"""A release without waits: a few pinned requests are evidence enough."""
+
+PHASES = transitions(RolloutConfig.model_validate(QUICK))
+"""Tasks of a rollout, in order."""
 
 
 def serve_command(folder: Path, port: int) -> list[str]:
@@ -65,7 +83,9 @@ class Stage:
             prompt="Once", max_tokens=4, expected_text=f"upon {word}", expected_tokens=(1, 2, 3, 4), margin=1.0
         )
         write_requests(source / "golden.jsonl", [golden])
-        spec = parse_spec({"name": MODEL, "rollout": {"look_seconds": 0.05, **rules}})
+        references = [ReferenceRequest(id=str(number), prompt="Once", continuation=" upon") for number in range(4)]
+        write_requests(source / "reference.jsonl", references)
+        spec = parse_spec({"name": MODEL, "rollout": {**QUICK, **rules}})
         self._file(folder / "spec", "").joinpath("spec.json").write_bytes(spec.canonical())
         return rollout.Inputs(
             run=RunInfo(model=MODEL, run_id=run_id, task_id="rollout.stage"),
@@ -82,7 +102,7 @@ class Stage:
 
     def release(self, inputs: rollout.Inputs) -> record.Result:
         """Do what the tasks of a run do, one after the other."""
-        for phase in ("stage", "smoke", "promote"):
+        for phase in PHASES:
             rollout.wait(rollout.begin(phase, inputs, self.settings), self.settings)
         self.champion = inputs.weights
         return record.run(record.Inputs(run=inputs.run), self.settings)
@@ -126,8 +146,10 @@ def controlled(stage: Stage, service: str = MODEL) -> Iterator[None]:
             ledger.beat(stage.url)
 
     ledger.beat(stage.url)
+    replayer = Replayer(stage.url, stage.store, controller.probe)
     threads = [
         threading.Thread(target=keep_looking, args=(controller, service, stopping)),
+        threading.Thread(target=replayer.keep_replaying, args=(service, stopping)),
         threading.Thread(target=keep_beating),
     ]
     for thread in threads:

@@ -16,7 +16,7 @@ import httpx
 from pipelines import artifacts
 from pipelines.formats import bento
 from pipelines.formats.shards import EncodedDocument, write_shards
-from pipelines.spec import ModelSpec, PackagingConfig, ServiceConfig
+from pipelines.spec import ModelSpec, PackagingConfig, RolloutConfig, ServiceConfig
 from pipelines.step import RunInfo, StepContext
 from pipelines.steps import package
 from pipelines.store import Store
@@ -42,6 +42,7 @@ def spec(**service: int) -> ModelSpec:
         service=ServiceConfig(max_tokens=64, max_batch=16, max_queue=32, max_body_bytes=8192).model_copy(
             update=service
         ),
+        rollout=RolloutConfig.model_validate({"quality": {"enabled": False}}),  # five references make no quality test
     )
 
 

@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM
 from pipelines.errors import BadInput
 from pipelines.inference.engine import Engine
 from pipelines.inference.errors import EngineStopped, ModelUnusable, QueueFull, RequestRefused
+from pipelines.inference.generation import merge
 from pipelines.inference.golden import build_golden, is_answered
 from pipelines.inference.model import load_model
 from pipelines.inference.references import build_references
 from pipelines.inference.request import Completion, FinishReason, SamplingParams, ScoreItem
+from pipelines.inference.sequence import SequenceState
 from pipelines.inference.text import REPLACEMENT, Detokenizer, StopFilter
 from tests.steps.conftest import CORPUS, make_model
 
@@ -279,6 +281,86 @@ def test_a_failing_model_ends_every_request_and_the_engine(tiny_model_folder: Pa
         assert not engine.is_healthy
         with pytest.raises(EngineStopped, match="closed"):
             engine.submit((1, 2), SamplingParams())
+
+
+def test_several_prompts_are_queued_together_or_not_at_all(engine: Engine, tiny_model_folder: Path) -> None:
+    prompts, params = prompts_of((3, 4, 5)), SamplingParams(max_tokens=4)
+    answers = [generation.result(TIMEOUT_SECONDS).tokens for generation in engine.submit_all(prompts, params)]
+    assert answers == [engine.generate(prompt, params).tokens for prompt in prompts]
+    before = engine.num_passes
+    with pytest.raises(RequestRefused, match="token outside"):
+        engine.submit_all([*prompts, (384,)], params)
+    assert engine.num_passes == before
+    with Engine.load(tiny_model_folder, max_queue=2) as crowded:
+        with pytest.raises(QueueFull):
+            crowded.submit_all(prompts, params)
+        assert (crowded.num_waiting, crowded.num_passes) == (0, 0)
+
+
+def test_merged_streams_say_whose_piece_it_is_and_leaving_them_cancels_all(engine: Engine) -> None:
+    prompts, params = prompts_of((3, 4, 5)), SamplingParams(max_tokens=12)
+
+    async def read() -> list[str]:
+        texts = [""] * len(prompts)
+        async for number, chunk in merge(engine.submit_all(prompts, params)):
+            texts[number] += chunk.text
+        return texts
+
+    async def leave() -> list[Completion]:
+        handles = engine.submit_all(prompts, SamplingParams(max_tokens=120))
+        pieces = merge(handles)
+        await anext(pieces)
+        await pieces.aclose()
+        return [await handle.completion() for handle in handles]
+
+    assert asyncio.run(read()) == [engine.generate(prompt, params).text for prompt in prompts]
+    assert {answer.finish_reason for answer in asyncio.run(leave())} == {FinishReason.CANCELLED}
+
+
+def test_an_answer_that_ends_before_its_first_token_is_invalid(tiny_model_folder: Path, tmp_path: Path) -> None:
+    prompt = prompts_of((5,))[0]
+    with Engine.load(tiny_model_folder) as engine:
+        first = engine.generate(prompt, SamplingParams(max_tokens=1)).tokens[0]
+        assert engine.generate(prompt, SamplingParams(max_tokens=0, echo=True, logprobs=0)).is_valid
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [first]}))
+    with Engine.load(folder) as engine:
+        answer = engine.generate(prompt, SamplingParams(max_tokens=4))
+    assert (answer.tokens, answer.finish_reason, answer.is_valid) == ((), FinishReason.STOP, False)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
+def test_logits_that_are_no_numbers_make_an_answer_invalid(tiny_model_folder: Path, number: float) -> None:
+    loaded = load_model(tiny_model_folder)
+    asked = (
+        SamplingParams(max_tokens=2),
+        SamplingParams(max_tokens=2, temperature=1.0),
+        SamplingParams(max_tokens=0, echo=True, logprobs=0),
+    )
+    with Engine(loaded) as engine:
+        assert engine.generate((1, 2, 3), asked[0]).is_valid
+        loaded.model.lm_head.weight[5] = number
+        answers = [engine.generate((1, 2, 3), params) for params in asked]
+        assert not any(answer.is_valid for answer in answers)
+        assert answers[0].tokens == (5, 5)  # there is one, and it is nothing else that is wrong
+
+
+def test_bytes_that_are_no_text_make_an_answer_invalid_unless_cut_off_by_its_length(tiny_tokenizer: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_tokenizer / "tokenizer.json"))
+    word, smile = tokenizer.encode("Return").ids, tokenizer.encode("🙂").ids
+
+    def is_valid(tokens: list[int], max_tokens: int) -> bool:
+        sequence = SequenceState((1,), SamplingParams(max_tokens=max_tokens), tokenizer, frozenset({0}))
+        for token in tokens:
+            sequence.accept(token, None, is_finite=True)
+        return sequence.completion().is_valid
+
+    assert len(smile) > 1
+    assert is_valid([*smile, *word, 0], 99)
+    assert not is_valid([*smile[:-1], *word, 0], 99)
+    assert not is_valid([*word, *smile[:-1], 0], 99)
+    assert is_valid([*word, *smile[:-1]], len(word) + len(smile) - 1)
 
 
 def test_closing_ends_what_is_unfinished(tiny_model_folder: Path) -> None:

@@ -18,7 +18,7 @@ from pipelines.release.local.router import is_free
 from pipelines.settings import Settings
 from pipelines.steps import record, rollback, rollout
 from tests.steps.live import Load, wait_for
-from tests.steps.release_stage import MODEL, Stage, answers, controlled, installed, serve_command
+from tests.steps.release_stage import MODEL, PHASES, Stage, answers, controlled, installed, serve_command
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_passed_phase_can_be_cleared_and_a_record_repeated(stage: Stage) -> No
     released = stage.release(inputs)
     events = len(ledger.events(stage.url, MODEL))
 
-    for phase in ("smoke", "promote"):
+    for phase in PHASES[1:]:
         result = rollout.poll(rollout.begin(phase, inputs, stage.settings), stage.settings)
         assert result is not None
     assert record.run(record.Inputs(run=inputs.run), stage.settings) == released
@@ -106,14 +106,17 @@ def test_wrong_answers_are_rolled_back_and_the_tasks_say_why(stage: Stage) -> No
     assert len(stage.copies()) == 1
 
 
-def test_a_cleared_stage_opens_the_next_attempt(stage: Stage) -> None:
+def test_a_cleared_stage_opens_the_next_attempt_and_a_refused_bento_needs_a_reason_to_try_again(stage: Stage) -> None:
     wrong = stage.inputs("one", "run-1", answer="something else")
     rollout.wait(rollout.begin("stage", wrong, stage.settings), stage.settings)
     with pytest.raises(RolledBack):
         rollout.wait(rollout.begin("smoke", wrong, stage.settings), stage.settings)
 
-    result = rollout.wait(rollout.begin("stage", wrong, stage.settings), stage.settings)
-    assert (result.attempt, result.version) == (2, 1)
+    with pytest.raises(RolledBack, match=r"rolled this bento back as refused .* say why it may try again"):
+        rollout.wait(rollout.begin("stage", wrong, stage.settings), stage.settings)
+    again = wrong.model_copy(update={"override": "the golden requests were wrong"})
+    result = rollout.wait(rollout.begin("stage", again, stage.settings), stage.settings)
+    assert (result.attempt, result.version) == (3, 1)
 
 
 def test_a_rollback_asked_for_while_staged_takes_the_new_copy_away(stage: Stage) -> None:
@@ -138,7 +141,7 @@ def test_no_permit_in_time_rolls_back_as_aborted(stage: Stage) -> None:
     wait_for(ended, "the permit timeout")
     state = ledger.read_rollout(stage.url, waiting.rollout).state
     assert (state.phase, state.outcome) == (Phase.ROLLED_BACK, Outcome.ABORTED)
-    assert state.detail == "no permit for smoke within 1 s"
+    assert state.detail == "the permit to smoke did not come within 1 s"
 
 
 def test_a_bento_that_was_altered_is_refused_by_name(stage: Stage) -> None:

@@ -15,9 +15,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from pipelines import artifacts
-from pipelines.formats import bento, headers
+from pipelines.formats import bento, headers, metrics
+from pipelines.formats.headers import Traffic
+from pipelines.formats.metrics import ServiceCounters
 from pipelines.formats.requests import GoldenRequest, read_requests
 from pipelines.steps import package
 from pipelines.store import Store
@@ -46,13 +50,27 @@ class Served:
         choice: dict[str, Any] = answer.json()["choices"][0]
         return choice
 
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.folder / bento.SOURCE / bento.MODEL / "tokenizer.json"))
+        return tokenizer.encode(text).ids
+
+    def samples(self) -> list[Sample]:
+        """Return all values of the service's own metrics."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
     def sample(self, name: str, **labels: str) -> float:
-        """Return a metric's value; 0 while it was never counted."""
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-            found, _, value = line.rpartition(" ")
-            if found.startswith(f"{name}{{") and all(f'{key}="{text}"' in found for key, text in labels.items()):
-                return float(value)
-        return 0.0
+        """Return a metric's value, summed over the labels left open; 0 while it was never counted."""
+        return sum(
+            sample.value for sample in self.samples() if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def counters(self, traffic: str) -> ServiceCounters:
+        """Return what a release reads."""
+        return metrics.parse(httpx.get(f"{self.url}/metrics", timeout=60).text)[Traffic(traffic)]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +120,7 @@ def test_golden_requests_are_answered_exactly(served: Served) -> None:
 
 
 def test_token_numbers_are_a_prompt_too(served: Served) -> None:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(served.folder / bento.SOURCE / bento.MODEL / "tokenizer.json"))
-    assert served.complete(prompt=tokenizer.encode(PROMPT).ids) == served.complete()
+    assert served.complete(prompt=served.tokens(PROMPT)) == served.complete()
 
 
 def test_echo_scores_the_prompt_and_computes_nothing_more(served: Served) -> None:
@@ -164,6 +179,26 @@ def test_official_client_completes_and_streams(client: openai.OpenAI, served: Se
     assert "".join(pieces) == whole.choices[0].text
 
 
+@pytest.mark.parametrize("as_tokens", [False, True], ids=["texts", "tokens"])
+def test_official_client_gets_a_choice_for_each_prompt(client: openai.OpenAI, served: Served, as_tokens: bool) -> None:
+    texts = [PROMPT, "Raise an exception", "The quick brown fox"]
+    alone = [served.complete(prompt=text) for text in texts]
+    prompts = [served.tokens(text) for text in texts] if as_tokens else texts
+    asked: dict[str, Any] = {"model": MODEL_NAME, "prompt": prompts, "max_tokens": 8, "temperature": 0}
+    whole = client.completions.create(**asked, logprobs=1)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert [choice.text for choice in whole.choices] == [choice["text"] for choice in alone]
+    for choice, text in zip(whole.choices, texts, strict=True):
+        assert choice.logprobs.text_offset[0] == len(text)
+    assert whole.usage.prompt_tokens == sum(len(served.tokens(text)) for text in texts)
+    streamed = ["", "", ""]
+    *chunks, usage = client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    for chunk in chunks:
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == [choice.text for choice in whole.choices]
+    assert usage.usage == whole.usage
+
+
 def test_official_client_chats_and_streams(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {
         "model": MODEL_NAME,
@@ -198,7 +233,10 @@ def test_official_client_understands_refusals(client: openai.OpenAI) -> None:
     [
         pytest.param({"prompt": ""}, "prompt", id="empty-prompt"),
         pytest.param({"prompt": None}, "prompt", id="no-prompt"),
-        pytest.param({"prompt": ["a", "b"]}, "prompt", id="several-prompts"),
+        pytest.param({"prompt": []}, "prompt", id="no-prompts"),
+        pytest.param({"prompt": ["a", ""]}, "prompt", id="one-empty-prompt"),
+        pytest.param({"prompt": ["a", 5]}, "prompt", id="a-text-and-a-token"),
+        pytest.param({"prompt": ["a"] * 17}, "prompt", id="too-many-prompts"),
         pytest.param({"prompt": [1, True]}, "prompt", id="a-truth-value-is-no-token"),
         pytest.param({"prompt": [384]}, "prompt", id="unknown-token"),
         pytest.param({"prompt": "a " * 500}, "prompt", id="longer-than-the-context"),
@@ -277,12 +315,34 @@ def test_a_chunked_body_over_the_limit_is_cut_off_while_reading(served: Served) 
 )
 def test_traffic_is_counted_by_kind(served: Served, sent: dict[str, str], counted: str) -> None:
     labels = {"traffic": counted, "version": served.result.tag.partition(":")[2]}
-    names = ("slipway_requests_total", "slipway_request_seconds_count", "slipway_time_to_first_token_seconds_count")
-    before = [served.sample(name, **labels) for name in names]
+    before = {kind: served.counters(kind) for kind in Traffic}
     tokens = served.sample("slipway_tokens_total", kind="completion", **labels)
-    served.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 3, "temperature": 0}, headers=sent)
-    assert [served.sample(name, **labels) for name in names] == [count + 1 for count in before]
-    assert served.sample("slipway_tokens_total", kind="completion", **labels) == tokens + 3
+    seconds = served.sample("slipway_request_seconds_count", **labels)
+    served.post("/v1/completions", json={"prompt": [PROMPT, "a"], "max_tokens": 3, "temperature": 0}, headers=sent)
+    after = {kind: served.counters(kind) for kind in Traffic}
+    assert [kind for kind in Traffic if after[kind] != before[kind]] == [counted]
+    now, then = after[Traffic(counted)], before[Traffic(counted)]
+    assert (now.requests, now.answered, now.failed) == (then.requests + 1, then.answered + 1, then.failed)
+    assert sum(now.time_to_first_token.counts) == sum(then.time_to_first_token.counts) + 1
+    assert sum(now.time_per_output_token.counts) == sum(then.time_per_output_token.counts) + 1
+    assert served.sample("slipway_tokens_total", kind="completion", **labels) == tokens + 6
+    assert served.sample("slipway_request_seconds_count", **labels) == seconds + 1
+
+
+def test_every_metric_says_version_and_traffic(served: Served) -> None:
+    served.complete()
+    served.post("/v1/completions", content=b"{")
+    samples = served.samples()
+    assert {sample.labels["version"] for sample in samples} == {served.result.tag.partition(":")[2]}
+    assert {sample.labels["traffic"] for sample in samples} <= {str(traffic) for traffic in Traffic}
+    assert {"slipway_answers_total", "slipway_errors_total", "slipway_queue_length"} <= {s.name for s in samples}
+
+
+def test_an_answer_that_was_to_have_no_token_is_valid(served: Served) -> None:
+    before = served.counters("user")
+    served.complete(echo=True, logprobs=1, max_tokens=0)
+    after = served.counters("user")
+    assert (after.answered, after.invalid) == (before.answered + 1, before.invalid)
 
 
 def test_a_refusal_is_counted_as_an_error(served: Served) -> None:

@@ -13,9 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from prometheus_client import CollectorRegistry
 
 from bentos.text_generation import metrics
+from bentos.text_generation.answers import CompletionAnswer
 from bentos.text_generation.app import Api, IdentityHeaders
 from bentos.text_generation.chat import ChatTemplate
 from bentos.text_generation.metrics import Metrics
@@ -25,6 +28,7 @@ from pipelines.formats.bento import Identity
 from pipelines.formats.provenance import Provenance
 from pipelines.inference.engine import Engine
 from pipelines.inference.errors import EngineStopped
+from pipelines.inference.model import load_model
 from pipelines.spec import ServiceConfig
 
 DEADLINE_SECONDS = 60.0
@@ -38,7 +42,8 @@ class Service:
     def __init__(self, model: Path) -> None:
         limits = ServiceConfig(max_batch=1, max_queue=1, max_tokens=110)
         self.registry = CollectorRegistry()
-        self.engine = Engine.load(model, max_batch=limits.max_batch, max_queue=limits.max_queue)
+        self.loaded = load_model(model)
+        self.engine = Engine(self.loaded, max_batch=limits.max_batch, max_queue=limits.max_queue)
         api = Api()
         api.runtime = Runtime(
             identity=IDENTITY,
@@ -171,6 +176,69 @@ def test_an_unexpected_failure_is_counted_and_tells_nothing(service: Service, mo
     assert answer.json()["error"]["type"] == "server_error"
     assert "secret" not in answer.text
     assert service.count("slipway_requests_total", endpoint="/v1/completions", code="500") == 1
+
+
+def test_a_failure_in_mid_stream_is_the_server_s(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: CompletionAnswer, index: int, chunk: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(CompletionAnswer, "piece", fail)
+
+    async def story() -> bytes:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        with pytest.raises(RuntimeError):
+            await service.app(_scope(), _receive({**LONG, "stream": True}, gone=asyncio.Event()), send)
+        await service.until_idle()
+        return b"".join(message.get("body", b"") for message in sent)
+
+    body = asyncio.run(story())
+    assert b"server_error" in body
+    assert b"secret" not in body
+    assert service.count("slipway_requests_total", endpoint="/v1/completions", code="500") == 1
+
+
+def test_the_time_limit_is_the_server_s_failure_and_stops_the_computing(service: Service) -> None:
+    async def story() -> None:
+        transport = httpx.ASGITransport(app=TimeoutMiddleware(service.app, timeout=0.001))
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            assert (await client.post("/v1/completions", json=LONG)).status_code == 504
+        await service.until_idle()
+
+    asyncio.run(story())
+    assert service.engine.num_passes < LONG["max_tokens"]
+    assert service.count("slipway_requests_total", endpoint="/v1/completions", code="504") == 1
+    assert service.count("slipway_errors_total", kind="timeout") == 1
+
+
+def test_log_probabilities_that_are_no_numbers_make_an_invalid_answer(service: Service) -> None:
+    def answer(**fields: Any) -> httpx.Response:
+        async def story() -> httpx.Response:
+            async with service.client() as client:
+                return await client.post("/v1/completions", json={**LONG, "max_tokens": 1, **fields})
+
+        return asyncio.run(story())
+
+    assert answer().status_code == 200
+    assert service.count("slipway_invalid_answers_total") == 0
+    service.loaded.model.lm_head.weight[5] = torch.nan
+    assert answer(logprobs=0).json()["choices"][0]["logprobs"]["token_logprobs"] == [None]
+    assert answer().status_code == answer(stream=True).status_code == 200
+    assert service.count("slipway_answers_total") == 4
+    assert service.count("slipway_invalid_answers_total") == 3
+
+
+def test_prompts_of_one_request_wait_together_or_not_at_all(service: Service) -> None:
+    async def story() -> httpx.Response:
+        async with service.client() as client:
+            return await client.post("/v1/completions", json={**LONG, "prompt": ["a", "b"]})
+
+    answer = asyncio.run(story())
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "prompt")
+    assert service.engine.num_passes == 0
 
 
 def test_dead_workers_no_longer_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,45 @@ def test_shipped_specs_are_valid(path: Path) -> None:
         pytest.param(
             "data: {source: {kind: parquet}}", r"uri is needed for kind parquet; give", id="source-without-uri"
         ),
+        pytest.param("rollout: {weights: [25, 5]}", r"weights \[25, 5\] do not rise; write each", id="weights-fall"),
+        pytest.param(
+            "rollout: {weights: [5, 100]}", r"rollout\.weights\[1\]: .*less than or equal to 99", id="weight-100"
+        ),
+        pytest.param("rollout: {weights: []}", r"rollout\.weights: .*at least 1", id="no-weight"),
+        pytest.param("rollout: {tau: 0.9}", r"rollout\.tau: .*greater than or equal to 1, got 0\.9", id="tau-below-1"),
+        pytest.param("rollout: {alpha: 0}", r"rollout\.alpha: .*greater than 0", id="alpha-0"),
+        pytest.param("rollout: {wieghts: [5]}", r"unknown key 'wieghts'; known keys: .*weights", id="rollout-typo"),
+        pytest.param("rollout: {session_header: 'a b'}", r"rollout\.session_header: ", id="no-header-name"),
+        pytest.param(
+            "rollout: {bake_seconds: 3600}",
+            r"max_hold_seconds 3600 must exceed .*the longest of which is 3600",
+            id="a-bake-that-uses-up-the-patience",
+        ),
+        pytest.param(
+            "rollout: {metric_weights: {errors: 0, latency: 0, validity: 0, quality: 0}}",
+            r"no metric has a weight above 0; a rollout that watches nothing",
+            id="nothing-is-watched",
+        ),
+        pytest.param(
+            "rollout: {metric_weights: {errors: 0, latency: 0, validity: 0}, quality: {enabled: false}}",
+            r"only quality has a weight above 0, but quality\.enabled is false",
+            id="what-is-watched-is-off",
+        ),
+        pytest.param(
+            "packaging: {num_reference_requests: 100}",
+            r"min_pairs 200 must not exceed packaging\.num_reference_requests 100: each reference is scored once",
+            id="more-pairs-than-references",
+        ),
+        pytest.param(
+            "rollout: {replay: {requests_per_second: 0}}",
+            r"rollout\.quality needs rollout\.replay\.requests_per_second above 0, or enabled: false",
+            id="quality-without-replay",
+        ),
+        pytest.param(
+            "service: {max_tokens: 512}",
+            r"max_tokens 512 must be less than .*context_length 512",
+            id="no-room-for-a-prompt",
+        ),
         pytest.param("schedule: sometimes", r"schedule 'sometimes' is neither a cron", id="schedule"),
         pytest.param("name: x", r"name: comes from the file's name", id="name-in-file"),
         pytest.param("owner: a\nowner: b", r"key 'owner' is given twice", id="key-twice"),

@@ -1,7 +1,8 @@
 """Envoy's process: its command, its bootstrap, and a client for its admin interface.
 
 Everything that changes while it runs comes from files in watched folders below `<home>/envoy`: listeners, clusters, and
-one folder of routes per service. So its state survives its death.
+one folder of routes per service. So its state survives its death. Every request is written to its service's access log,
+from which the counts come.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import re
 import resource
+import secrets
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ import httpx
 
 from pipelines.release.ports import RouterUnavailable
 from pipelines.settings import Settings
+
+FLUSH_SECONDS = 0.1
+"""How long a line of the access log may wait in Envoy's memory."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,23 @@ class EnvoyFiles:
         return self.folder / "desired" / f"{service}.json"
 
     @property
+    def access(self) -> Path:
+        """Folder of the access logs, for the owner only."""
+        return self.folder / "access"
+
+    def access_log(self, service: str) -> Path:
+        """File to which a service's requests are written at present."""
+        return self.access / f"{service}.log"
+
+    def salt(self) -> str:
+        """Return what makes the hashes of sessions in the access logs those of this installation; made once."""
+        path = self.folder / "salt"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(16))
+        return path.read_text()
+
+    @property
     def lock(self) -> Path:
         """File that is locked while the others are written: not only the controller may lower a weight."""
         return self.folder / "lock"
@@ -71,6 +93,8 @@ def command(settings: Settings) -> list[str]:
         "--config-path",
         str(EnvoyFiles.of(settings).bootstrap),
         "--disable-hot-restart",  # the supervisor restarts it; hot restart would share memory between installations
+        "--file-flush-interval-msec",
+        f"{1000 * FLUSH_SECONDS:.0f}",
         "--log-level",
         "warning",
     ]
@@ -80,6 +104,7 @@ def bootstrap_path(settings: Settings) -> Path:
     """Write the bootstrap, and empty resources where there are none yet; return the bootstrap's path."""
     files = EnvoyFiles.of(settings)
     files.admin_socket.parent.mkdir(parents=True, exist_ok=True)
+    files.access.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(files.bootstrap, bootstrap(files))
     for path in (files.listeners, files.clusters):
         if not path.exists():
@@ -97,7 +122,9 @@ def bootstrap(files: EnvoyFiles) -> dict[str, Any]:
             "max_active_downstream_connections": connection_limit() * 2,
         },
     }
+    inside = {"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"}
     return {
+        "bootstrap_extensions": [{"name": "envoy.bootstrap.internal_listener", "typed_config": inside}],
         "node": {"id": "slipway", "cluster": "slipway"},
         "admin": {"address": {"pipe": {"path": str(files.admin_socket), "mode": 0o600}}},
         "dynamic_resources": {"lds_config": from_file(files.listeners), "cds_config": from_file(files.clusters)},
@@ -145,6 +172,13 @@ class Admin:
         rows = self._get("/stats", filter=f"^{re.escape(prefix)}\\.", format="json")["stats"]
         return {row["name"].removeprefix(f"{prefix}."): row["value"] for row in rows if "name" in row}
 
+    def reopen_logs(self) -> None:
+        """Make Envoy open its log files anew, by their names."""
+        try:
+            self._client.post("/reopen_logs").raise_for_status()
+        except httpx.HTTPError as error:
+            raise self._unavailable(error) from error
+
     def _get(self, path: str, **query: str) -> Any:
         try:
             response = self._client.get(path, params=query)
@@ -152,4 +186,8 @@ class Admin:
                 return {}
             return response.raise_for_status().json()
         except httpx.HTTPError as error:
-            raise RouterUnavailable(f"Envoy's admin interface does not answer: {error}; is the stack up?") from error
+            raise self._unavailable(error) from error
+
+    @staticmethod
+    def _unavailable(error: httpx.HTTPError) -> RouterUnavailable:
+        return RouterUnavailable(f"Envoy's admin interface does not answer: {error}; is the stack up?")

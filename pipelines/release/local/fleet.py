@@ -22,9 +22,12 @@ import httpx
 import psutil
 
 from pipelines import artifacts
-from pipelines.formats import bento
+from pipelines.formats import bento, metrics
+from pipelines.formats.headers import Traffic
+from pipelines.formats.metrics import ServiceCounters
 from pipelines.ledger import Version
-from pipelines.release.local.resources import LOOPBACK, READY_PATH
+from pipelines.release.local.clusters import READY_PATH
+from pipelines.release.local.listeners import LOOPBACK
 from pipelines.release.local.router import is_free
 from pipelines.release.local.supervisord import Supervisord
 from pipelines.release.ports import Address, FleetError
@@ -41,6 +44,7 @@ YOUNG_SECONDS = 60
 """A copy that began so lately may have left processes of its previous life behind."""
 
 READY_TIMEOUT_SECONDS = 2.0
+METRICS_PATH = "/metrics"
 _HEADER = "; copy "
 
 
@@ -106,6 +110,20 @@ class SupervisorFleet:
     def list(self, service: str | None = None) -> frozenset[str]:
         """Return the copies that have a file."""
         return frozenset(record.copy for record in self._records() if service in (None, record.service))
+
+    def meter(self, copy: str) -> Mapping[Traffic, ServiceCounters]:
+        """Ask the copy itself for its metrics."""
+        record = self._record(copy)
+        if record is None:
+            raise FleetError(f"fleet: copy {copy} is not started")
+        try:
+            response = self._client.get(f"http://{LOOPBACK}:{record.port}{METRICS_PATH}").raise_for_status()
+        except httpx.HTTPError as error:
+            raise FleetError(f"fleet: copy {copy} does not tell its metrics: {error}") from error
+        try:
+            return metrics.parse(response.text)
+        except (ValueError, OverflowError, KeyError) as error:  # NaN among them
+            raise FleetError(f"fleet: copy {copy} tells metrics that are no counts: {error}") from error
 
     def _describe(self, version: Version) -> Record:
         folder = artifacts.fetch(self._store, version.bento, self._cache)

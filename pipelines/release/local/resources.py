@@ -3,113 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from pipelines.formats import headers
-from pipelines.release.local.envoy import connection_limit, from_file
+from pipelines.release.local import clusters
+from pipelines.release.local.clusters import TYPES, Resource
+from pipelines.release.local.listeners import LUA, SESSION_KEY
 from pipelines.release.ports import FULL_BP, Address, Route, Split, Target
 
-LOOPBACK = "127.0.0.1"
-READY_PATH = "/readyz"
+USERS, PIN_STABLE, PIN_CANARY = "users", "pin-stable", "pin-canary"
+"""Names of the routes, which the access log repeats."""
+
 RETRIES = {
     "retry_on": "connect-failure,refused-stream,reset-before-request,reset,gateway-error",
     "num_retries": 3,
-    "per_try_idle_timeout": "120s",  # how long a copy may be silent: longer than a whole answer that is not streamed
+    "retry_priority": {
+        "name": "envoy.retry_priorities.previous_priorities",
+        "typed_config": {
+            "@type": f"{TYPES}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            "update_frequency": 1,  # a request that failed on the canary goes to stable at once
+        },
+    },
 }
-
-KEEP_ALIVE = "3s"
-"""Idle connections are closed before the copy's server closes them (5 s), or a request could meet the closing."""
-
-_TYPES = "type.googleapis.com/envoy"
-_ENDLESS = {"timeout": "0s"}
-"""The default of 15 s would cut long answers."""
-
-_USERS, _PIN_STABLE, _PIN_CANARY = "users", "pin-stable", "pin-canary"
-
-Resource = dict[str, Any]
+"""The same for both arms; only first attempts count, so that a retry hides no failure."""
 
 
 def route_configuration(route: Route) -> Resource:
     """Return the routes of a service: pinned requests to their arm, users by weight."""
+    retries = RETRIES if route.is_idempotent else {}
     return {
-        "@type": f"{_TYPES}.config.route.v3.RouteConfiguration",
+        "@type": f"{TYPES}.config.route.v3.RouteConfiguration",
         "name": route.service,
         "virtual_hosts": [
             {
                 "name": route.service,
                 "domains": ["*"],
-                **({"retry_policy": RETRIES} if route.is_idempotent else {}),
+                "retry_policy": {"per_try_idle_timeout": f"{route.silence_seconds}s", **retries},
                 "routes": [
-                    _pinned(_PIN_STABLE, "stable", route.stable, route),
-                    _pinned(_PIN_CANARY, "canary", route.canary, route),
+                    _pinned(PIN_STABLE, "stable", route.stable, route),
+                    _pinned(PIN_CANARY, "canary", route.canary, route),
                     _users(route),
                 ],
-            }
-        ],
-    }
-
-
-def cluster(target: Target) -> Resource:
-    """Return the cluster of a copy. It is checked by HTTP: a dead worker's socket still accepts connections."""
-    limit = connection_limit()
-    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), limit)
-    address = {"address": target.address.host, "port_value": target.address.port}
-    endpoint = {"endpoint": {"address": {"socket_address": address}}}
-    return {
-        "@type": f"{_TYPES}.config.cluster.v3.Cluster",
-        "name": target.copy,
-        "type": "STATIC",
-        "connect_timeout": "2s",
-        "load_assignment": {"cluster_name": target.copy, "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "circuit_breakers": {"thresholds": [limits]},
-        "health_checks": [
-            {
-                "timeout": "2s",
-                "interval": "1s",
-                "no_traffic_interval": "0.5s",  # the default, 60 s, keeps a slow starter without requests
-                "unhealthy_threshold": 3,
-                "healthy_threshold": 1,
-                "http_health_check": {"path": READY_PATH},
-            }
-        ],
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "common_http_protocol_options": {"idle_timeout": KEEP_ALIVE},
-                "explicit_http_config": {"http_protocol_options": {}},
-            }
-        },
-    }
-
-
-def listener(service: str, port: int, routes: Path) -> Resource:
-    """Return the listener of a service, which stays the same while the service lives: a change breaks connections."""
-    return {
-        "@type": f"{_TYPES}.config.listener.v3.Listener",
-        "name": service,
-        "address": {"socket_address": {"address": LOOPBACK, "port_value": port}},
-        "filter_chains": [
-            {
-                "filters": [
-                    {
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": {
-                            "@type": f"{_TYPES}.extensions.filters.network.http_connection_manager.v3."
-                            "HttpConnectionManager",
-                            "stat_prefix": service,
-                            "rds": {"route_config_name": service, "config_source": from_file(routes)},
-                            "server_header_transformation": "PASS_THROUGH",
-                            "normalize_path": True,
-                            "http_filters": [
-                                {
-                                    "name": "envoy.filters.http.router",
-                                    "typed_config": {"@type": f"{_TYPES}.extensions.filters.http.router.v3.Router"},
-                                }
-                            ],
-                        },
-                    }
-                ]
             }
         ],
     }
@@ -120,56 +53,90 @@ def parse_route(routes: Resource, addresses: Mapping[str, Address], port: int) -
 
     Args:
         routes: as `route_configuration` made it.
-        addresses: of the clusters that Envoy holds; an arm whose cluster is missing counts as absent.
+        addresses: of the copies whose clusters Envoy holds; an arm whose cluster is missing counts as absent.
         port: of the service's listener.
     """
     host = routes["virtual_hosts"][0]
     entries = {entry["name"]: entry for entry in host["routes"]}
-    stable = _arm(entries[_PIN_STABLE], addresses)
-    canary = _arm(entries[_PIN_CANARY], addresses)
-    shares = entries[_USERS].get("route", {}).get("weighted_clusters", {}).get("clusters", [])
-    weights = {share["name"]: share.get("weight", 0) for share in shares}
+    canary = _arm(entries[PIN_CANARY], addresses)
+    users = entries[USERS]
     return Route(
         service=routes["name"],
         port=port,
-        stable=stable,
+        stable=_arm(entries[PIN_STABLE], addresses),
         canary=canary,
-        split=Split(canary_bp=weights.get(canary.copy, 0) if canary else 0),
-        is_idempotent="retry_policy" in host,
+        split=_split(users.get("route", {}), canary),
+        is_idempotent="retry_on" in host["retry_policy"],
+        session_header=users.get("metadata", {}).get("filter_metadata", {}).get(LUA, {}).get(SESSION_KEY, ""),
+        silence_seconds=int(host["retry_policy"]["per_try_idle_timeout"].removesuffix("s")),
     )
 
 
-def cluster_address(found: Resource) -> Address:
-    """Return where a cluster of ours sends its requests."""
-    address = found["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
-    return Address(address["address"], address["port_value"])
-
-
 def _users(route: Route) -> Resource:
-    shares = ((route.stable, FULL_BP - route.split.canary_bp), (route.canary, route.split.canary_bp))
-    clusters = [{"name": target.copy, "weight": weight} for target, weight in shares if target]
-    entry: Resource = {"name": _USERS, "match": {"prefix": "/"}}
+    entry: Resource = {"name": USERS, "match": {"prefix": "/"}, **_session(route)}
     receiver = route.canary if route.split.canary_bp else route.stable
     if receiver is None:
         return {**entry, "direct_response": _refusal(503, f"{route.service}: no version is released yet\n")}
+    affinity = [{"header": {"header_name": route.session_header}}] if route.session_header else []
     return {
         **entry,
-        "route": {"weighted_clusters": {"clusters": clusters}, **_ENDLESS},
+        "route": {
+            "weighted_clusters": {"clusters": _shares(route), **({"use_hash_policy": True} if affinity else {})},
+            "hash_policy": affinity,
+            "request_mirror_policies": _mirrors(route),
+            **_patience(route),
+        },
         "request_headers_to_remove": [headers.TRAFFIC, headers.PIN],  # what a user says about itself does not count
     }
 
 
+def _shares(route: Route) -> list[Resource]:
+    """Return the canary's share of all users, then stable's.
+
+    A session is a point on the scale from 0 to all users, and the canary's share begins at 0: so it only wins sessions
+    while its weight rises.
+    """
+    canary = [(clusters.canary_leg(route.canary.copy), route.split.canary_bp)] if route.canary else []
+    stable = [(route.stable.copy, FULL_BP - route.split.canary_bp)] if route.stable else []
+    return [{"name": name, "weight": weight} for name, weight in canary + stable]
+
+
+def _mirrors(route: Route) -> list[Resource]:
+    if route.canary is None or route.split.mirror_bp == 0:
+        return []
+    share = {"numerator": route.split.mirror_bp, "denominator": "TEN_THOUSAND"}
+    return [{"cluster": clusters.mirror(route.canary.copy), "runtime_fraction": {"default_value": share}}]
+
+
+def _session(route: Route) -> Resource:
+    """Return what tells the Lua filter the name of the session header, or that there is none."""
+    if not route.session_header:
+        off = {"@type": f"{TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "disabled": True}
+        return {"typed_per_filter_config": {LUA: off}}
+    return {"metadata": {"filter_metadata": {LUA: {SESSION_KEY: route.session_header}}}}
+
+
 def _pinned(name: str, arm: str, target: Target | None, route: Route) -> Resource:
     match = {"prefix": "/", "headers": [{"name": headers.PIN, "string_match": {"exact": arm}}]}
-    entry: Resource = {"name": name, "match": match}
+    off = {"@type": f"{TYPES}.extensions.filters.http.lua.v3.LuaPerRoute", "disabled": True}
+    entry: Resource = {"name": name, "match": match, "typed_per_filter_config": {LUA: off}}
     if target is None:
         return {**entry, "direct_response": _refusal(404, f"{route.service}: there is no {arm} at present\n")}
     mark = {"header": {"key": headers.TRAFFIC, "value": headers.Traffic.PINNED}}
     return {
         **entry,
-        "route": {"cluster": target.copy, **_ENDLESS},
+        "route": {"cluster": clusters.pinned(target.copy), **_patience(route)},
         "request_headers_to_add": [{**mark, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
     }
+
+
+def _patience(route: Route) -> Resource:
+    """Return the time limits of a request: a copy may be silent for so long, a user somewhat longer.
+
+    The default of 15 s for a whole answer would cut long ones; that of 5 minutes of silence could come before the
+    service's own.
+    """
+    return {"timeout": "0s", "idle_timeout": f"{route.silence_seconds + 60}s"}
 
 
 def _refusal(status: int, text: str) -> Resource:
@@ -177,5 +144,16 @@ def _refusal(status: int, text: str) -> Resource:
 
 
 def _arm(entry: Resource, addresses: Mapping[str, Address]) -> Target | None:
-    copy = entry.get("route", {}).get("cluster", "")
+    copy = clusters.copy_of(entry.get("route", {}).get("cluster", ""))
     return Target(copy, addresses[copy]) if copy in addresses else None
+
+
+def _split(action: Resource, canary: Target | None) -> Split:
+    if canary is None:
+        return Split()
+    weights = (
+        {share["name"]: share.get("weight", 0) for share in action["weighted_clusters"]["clusters"]} if action else {}
+    )
+    mirrors = action.get("request_mirror_policies", [])
+    mirrored = mirrors[0]["runtime_fraction"]["default_value"]["numerator"] if mirrors else 0
+    return Split(canary_bp=weights.get(clusters.canary_leg(canary.copy), 0), mirror_bp=mirrored)

@@ -17,10 +17,13 @@ from pydantic import TypeAdapter
 
 from pipelines.artifacts import canonical_json
 from pipelines.errors import RouterRejected
-from pipelines.release.local import resources
+from pipelines.release.local import clusters, listeners, resources
+from pipelines.release.local.access_log import AccessLog
+from pipelines.release.local.clusters import Resource
+from pipelines.release.local.counts import Writer, count
 from pipelines.release.local.envoy import Admin, EnvoyFiles, write
-from pipelines.release.local.resources import LOOPBACK, Resource
-from pipelines.release.ports import Address, Observed, Route, RouterUnavailable
+from pipelines.release.local.listeners import LOOPBACK
+from pipelines.release.ports import Address, Capability, Counts, Observed, Route, RouterUnavailable, Sessions
 from pipelines.settings import Settings, parse_port_range
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ class EnvoyRouter:
             RouterRejected: with Envoy's reason, or because a newer generation was accepted before.
             RouterUnavailable: when Envoy does not answer; it finds the new route in its files when it starts.
         """
-        with self._locked():
+        with _locked(self._files.lock):
             before = self._desired(route.service)
             if before is not None and generation < before.generation:
                 raise RouterRejected(
@@ -77,8 +80,36 @@ class EnvoyRouter:
         return Observed(route, int(version.partition("-")[0]))
 
     def drain(self, service: str, copy: str) -> int:
-        """Return how many requests Envoy waits for from a copy."""
-        return int(self._admin.stats(f"cluster.{copy}").get("upstream_rq_active", 0))
+        """Return how many requests Envoy waits for from a copy, over all of its clusters."""
+        waiting = ("upstream_rq_active", "upstream_rq_pending_active")
+        stats = [self._admin.stats(f"cluster.{cluster}") for cluster in clusters.serving(copy)]
+        return sum(int(found.get(name, 0)) for found in stats for name in waiting)
+
+    def counts(self, service: str, since: str | None, sessions: Sessions | None = None) -> Counts:
+        """Return what the access log says. Shadow requests are the canary's only: stable gets no copies.
+
+        Raises:
+            RouterUnavailable: when Envoy does not answer, or does not write a log of this service.
+        """
+        if service not in self._listening():
+            raise RouterUnavailable(f"router: Envoy has no endpoint of {service}, so it counts nothing")
+        writer = self._writer()
+        path = self._files.access_log(service)
+        with _locked(path.with_suffix(".lock")):
+            log = AccessLog(path, self._admin.reopen_logs)
+            found = count(log, writer, since, sessions)
+            log.rotate()
+        return found
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Return everything that there is."""
+        return frozenset(Capability)
+
+    def _writer(self) -> Writer:
+        """Return which Envoy writes: it makes its admin socket anew whenever it starts."""
+        started_us = self._files.admin_socket.stat().st_mtime_ns // 1000
+        return Writer(started_us, num_failed=int(self._admin.stats("filesystem")["write_failed"]))
 
     def _converge(self, wanted: Observed, before: Observed | None) -> None:
         """Add clusters before a route names them, and remove them only after no route does."""
@@ -86,7 +117,7 @@ class EnvoyRouter:
         write(self._files.desired(service), asdict(wanted))
         desired = self._all_desired()
         try:
-            self._publish_clusters([*desired, *([before] if before else [])])
+            self._publish_clusters([*([before] if before else []), *desired])  # a copy's new address wins
             self._publish_routes(wanted, is_new=service not in self._listening())
             self._publish_listeners(desired)
             self._wait(lambda: self.observe(service) == wanted, f"Envoy does not do what {service}'s files say")
@@ -168,19 +199,28 @@ class EnvoyRouter:
             for entry in self._admin.config("dynamic_listeners")
             if "active_state" in entry
         }
-        return {name: found["address"]["socket_address"]["port_value"] for name, found in active.items()}
+        return {
+            name: found["address"]["socket_address"]["port_value"]
+            for name, found in active.items()
+            if "internal_listener" not in found
+        }
 
     def _addresses(self) -> dict[str, Address]:
         """Return the address of every copy whose cluster is active."""
         found = [entry["cluster"] for entry in self._admin.config("dynamic_active_clusters")]
-        return {entry["name"]: resources.cluster_address(entry) for entry in found}
+        own = [entry for entry in found if entry["name"] == clusters.copy_of(entry["name"])]
+        return {entry["name"]: clusters.address_of(entry) for entry in own}
 
     def _listeners(self, desired: Sequence[Observed]) -> tuple[str, list[Resource]]:
-        entries = [
-            resources.listener(held.route.service, held.route.port, self._files.routes(held.route.service))
-            for held in desired
-        ]
+        self._files.access.mkdir(mode=0o700, parents=True, exist_ok=True)
+        entries = [listener for held in desired for listener in self._listeners_of(held.route)]
         return _hash(entries), entries
+
+    def _listeners_of(self, route: Route) -> Iterator[Resource]:
+        service, log = route.service, self._files.access_log(route.service)
+        yield listeners.listener(service, route.port, self._files.routes(service), log, self._files.salt())
+        if route.canary is not None:
+            yield listeners.mirror_listener(route.canary, route.silence_seconds, log)
 
     def _desired(self, service: str) -> Observed | None:
         path = self._files.desired(service)
@@ -190,12 +230,13 @@ class EnvoyRouter:
         folder = self._files.desired("any").parent
         return [_OBSERVED.validate_json(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._files.lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._files.lock.open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def is_free(port: int) -> bool:
@@ -216,9 +257,16 @@ def _routes(held: Observed) -> tuple[str, list[Resource]]:
 
 
 def _clusters(desired: Sequence[Observed]) -> tuple[str, list[Resource]]:
-    targets = {target.copy: target for held in desired for target in (held.route.stable, held.route.canary) if target}
-    entries = [resources.cluster(targets[copy]) for copy in sorted(targets)]
-    return _hash(entries), entries
+    entries = {entry["name"]: entry for held in desired for entry in _clusters_of(held.route)}
+    return _hash(list(entries.values())), list(entries.values())
+
+
+def _clusters_of(route: Route) -> Iterator[Resource]:
+    for target in (route.stable, route.canary):
+        if target is not None:
+            yield from clusters.of_copy(target)
+    if route.canary is not None:
+        yield from clusters.of_canary(route.canary, route.stable)
 
 
 def _subscription(service: str) -> str:

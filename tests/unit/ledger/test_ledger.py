@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 
 from pipelines import ledger
 from pipelines.errors import LedgerUnavailable, ReleaseRefused
-from pipelines.ledger import Outcome, Phase, Rollout, RolloutState
+from pipelines.ledger import Evidence, Outcome, Pair, Phase, Rollout, RolloutState
 from pipelines.ledger.database import engine
 from pipelines.ledger.events import change
 from pipelines.ledger.tables import metadata
+from pipelines.spec import RolloutConfig
 from tests.unit.release.fakes import artifact, candidate
 from tests.unit.release.sqlite_ledger import new_ledger
 
@@ -147,6 +148,63 @@ def test_a_service_keeps_its_port_and_the_last_one_is_said(url: str) -> None:
     assert ledger.claim_port(url, "other", [8100, 8101]) == 8101
     with pytest.raises(ReleaseRefused, match="third: no endpoint port is free; widen SLIPWAY_SERVICE_PORTS"):
         ledger.claim_port(url, "third", [8100, 8101])
+
+
+def test_a_reference_is_scored_once_per_pair_of_models(url: str) -> None:
+    promote(url, "one")
+    old, new, newer = (artifact("model", word) for word in ("one", "two", "three"))
+    assert ledger.insert_pair(url, "docs", old, new, Pair("r1", -1.0, -2.0))
+    assert ledger.insert_pair(url, "docs", old, new, Pair("r2", -1.0, None))
+    assert not ledger.insert_pair(url, "docs", old, new, Pair("r1", -9.0, -9.0)), "a fixed set holds nothing new"
+    assert ledger.insert_pair(url, "docs", old, newer, Pair("r1", None, -3.0))
+
+    assert ledger.list_pairs(url, "docs", old, new) == [Pair("r1", -1.0, -2.0), Pair("r2", -1.0, None)]
+    assert ledger.list_pairs(url, "docs", old, new, skip=1) == [Pair("r2", -1.0, None)]
+    assert ledger.list_pairs(url, "docs", old, newer) == [Pair("r1", None, -3.0)]
+
+
+def test_evidence_comes_back_as_it_was_written(url: str) -> None:
+    evidence = Evidence(
+        looks=3,
+        looked_at=1.8e9 + 0.1,
+        cursor="1:2:3",
+        meters={"canary/user": {"answers": (10, 1)}},
+        log_e={"errors": (0.1, 1.0 / 3.0)},
+        split=(1e-300,),
+        spreads={"headers/user_p50": ((1, 2), (3, 4))},
+        totals={"canary/user": (10, 1)},
+    )
+    opened = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+    saved = ledger.save(url, opened, replace(opened.state, phase=Phase.STAGE, evidence=evidence), "stage")
+    assert saved.state.evidence == ledger.read_rollout(url, opened.id).state.evidence == evidence
+
+
+def test_the_rules_of_a_release_are_those_of_its_beginning(url: str) -> None:
+    rules = RolloutConfig(weights=(1, 2, 3))
+    opened = ledger.open_rollout(url, candidate("one", config=rules), run_id="run-1", override="a person")
+    assert (opened.config, opened.override) == (rules, "a person")
+    attached = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+    assert (attached.config, attached.override) == (rules, "a person"), "a retry changes nothing"
+
+
+def test_the_name_of_whoever_approved_is_in_the_event(url: str) -> None:
+    rollout = ledger.open_rollout(url, candidate("one"), run_id="run-1")
+    ledger.insert_permit(url, "docs", rollout.id, "approve_users", approved_by="ada")
+    assert ledger.events(url, "docs")[-1].facts == {"transition": "approve_users", "approved_by": "ada"}
+
+
+def test_earlier_trials_are_those_that_held_the_lock_the_latest_first(url: str) -> None:
+    def tried(run_id: str, generation: int) -> Rollout:
+        opened = ledger.open_rollout(url, candidate("two"), run_id=run_id)
+        begun = ledger.save(url, opened, replace(opened.state, phase=Phase.STAGE, generation=generation), "stage")
+        return ledger.save(url, begun, replace(begun.state, phase=Phase.ROLLED_BACK), "rolled_back")
+
+    first, refused, third = tried("run-1", 1), tried("run-2", 0), tried("run-3", 2)
+    other = ledger.open_rollout(url, candidate("three"), run_id="run-4")
+    now = ledger.open_rollout(url, candidate("two"), run_id="run-5")
+    assert [trial.id for trial in ledger.earlier_trials(url, now)] == [third.id, first.id]
+    assert refused.id not in {trial.id for trial in ledger.earlier_trials(url, now)}
+    assert ledger.earlier_trials(url, other) == []
 
 
 def test_a_release_is_recorded_once(url: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.unit.release.sqlite_ledger import new_ledger
+from tests.unit.release.sqlite_ledger import Clock, new_ledger
 from tests.unit.release.world import World
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Return an empty world."""
-    return World(new_ledger(tmp_path / "ledger.db"))
+def world() -> World:
+    """Return an empty world, whose clock only the test moves."""
+    clock = Clock()
+    return World(new_ledger(clock=clock), clock=clock)

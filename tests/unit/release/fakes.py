@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from pipelines.artifacts import ArtifactRef
 from pipelines.errors import RouterRejected
+from pipelines.formats.headers import Traffic
+from pipelines.formats.metrics import ServiceCounters
+from pipelines.formats.requests import ReferenceRequest
 from pipelines.ledger import Candidate, Version
-from pipelines.release.ports import Address, FleetError, Observed, ProbeFailed, Route, Served, SmokeReport
+from pipelines.release.ports import (
+    Address,
+    Arm,
+    Capability,
+    Counts,
+    FleetError,
+    Observed,
+    ProbeFailed,
+    Route,
+    RouterUnavailable,
+    Served,
+    Sessions,
+    SmokeReport,
+)
 from pipelines.spec import RolloutConfig
+from pipelines.spec.serving import QualityConfig
+from tests.unit.release.traffic import Source, Steady
 
-CONFIG = RolloutConfig(ready_timeout_seconds=60, permit_timeout_seconds=60, drain_timeout_seconds=60, look_seconds=0.01)
+Found = TypeVar("Found")
+
+CONFIG = RolloutConfig(
+    weights=(5, 50),
+    bake_seconds=0,
+    bake_full_seconds=0,
+    shadow_seconds=0.001,
+    warmup_requests=3,
+    min_user_exposures=0,
+    quality=QualityConfig(enabled=False),
+    ready_timeout_seconds=60,
+    permit_timeout_seconds=60,
+    drain_timeout_seconds=60,
+    look_seconds=0.01,
+)
+"""A release without waits: what the fakes count in one look is enough evidence."""
 
 
 def artifact(kind: str, word: str) -> ArtifactRef:
@@ -45,11 +79,12 @@ class Faults:
     before: Callable[[str], None] = lambda _call: None
     after: Callable[[str], None] = lambda _call: None
 
-    def run(self, call: str, work: Callable[[], object]) -> None:
+    def run(self, call: str, work: Callable[[], Found]) -> Found:
         self.calls.append(call)
         self.before(call)
-        work()
+        found = work()
         self.after(call)
+        return found
 
 
 @dataclass
@@ -57,11 +92,14 @@ class FakeFleet:
     """Copies as names; one is ready unless it is in `slow`."""
 
     faults: Faults = field(default_factory=Faults)
+    traffic: Source = field(default_factory=Steady)
     copies: dict[str, Version] = field(default_factory=dict)
     addresses: dict[str, Address] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
     stubborn: set[str] = field(default_factory=set)
     stopped: list[str] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
+    """Copies whose metrics cannot be read."""
 
     def start(self, version: Version) -> Address:
         copy = version.copy_name
@@ -83,16 +121,27 @@ class FakeFleet:
     def list(self, service: str | None = None) -> frozenset[str]:
         return frozenset(copy for copy, version in self.copies.items() if service in (None, version.service))
 
+    def meter(self, copy: str) -> Mapping[Traffic, ServiceCounters]:
+        if copy in self.silent:
+            raise FleetError(f"{copy} does not tell its metrics")
+        return self.faults.run(f"meter {copy}", lambda: self.traffic.meter(copy))
+
 
 @dataclass
 class FakeRouter:
     """Routes in force, with the history of all of them."""
 
     faults: Faults = field(default_factory=Faults)
+    traffic: Source = field(default_factory=Steady)
     routes: dict[str, Observed] = field(default_factory=dict)
     history: list[Observed] = field(default_factory=list)
     in_flight: dict[str, int] = field(default_factory=dict)
     rejection: str = ""
+    gap: str = ""
+    is_unreadable: bool = False
+    """Its counts cannot be read at present."""
+
+    capabilities: frozenset[Capability] = frozenset(Capability)
 
     def free_ports(self) -> Iterable[int]:
         return range(8100, 8200)
@@ -110,7 +159,13 @@ class FakeRouter:
         return self.routes.get(service)
 
     def drain(self, service: str, copy: str) -> int:
-        return self.in_flight.get(copy, 0)
+        return self.faults.run(f"drain {copy}", lambda: self.in_flight.get(copy, 0))
+
+    def counts(self, service: str, since: str | None, sessions: Sessions | None = None) -> Counts:
+        if self.is_unreadable:
+            raise RouterUnavailable("the access log cannot be read")
+        found = self.faults.run(f"counts {service}", lambda: self.traffic.counts(service, since))
+        return replace(found, gap=self.gap)
 
     def receiver(self, service: str) -> str | None:
         """Return the copy that a user of the service reaches."""
@@ -129,8 +184,16 @@ class FakeProbe:
     router: FakeRouter
     wrong: set[str] = field(default_factory=set)
     impostors: dict[str, Version] = field(default_factory=dict)
+    warmed: list[tuple[str, int]] = field(default_factory=list)
+    scores: dict[Arm, float | None] = field(default_factory=lambda: dict.fromkeys(Arm, -1.0))
+    interfaces: dict[Arm, frozenset[str]] = field(default_factory=dict)
+    is_mute: bool = False
+    """Nobody says what it offers."""
 
     def smoke(self, port: int, version: Version) -> SmokeReport:
+        return self.router.faults.run("smoke", lambda: self._smoke(version))
+
+    def _smoke(self, version: Version) -> SmokeReport:
         routed = self.router.routes[version.service].route.canary
         if routed is None or not self.fleet.ready(version.copy_name):
             raise ProbeFailed("no answer")
@@ -138,7 +201,23 @@ class FakeProbe:
             return SmokeReport(passed=False, evidence="golden request 0: expected 'a', got 'b'")
         return SmokeReport(passed=True, evidence="8 golden requests")
 
+    def warm_up(self, port: int, version: Version, count: int) -> None:
+        if not self.fleet.ready(version.copy_name):
+            raise ProbeFailed("no answer")
+        self.router.faults.run("warm up", lambda: self.warmed.append((version.copy_name, count)))
+
+    def score(self, port: int, arm: Arm, reference: ReferenceRequest) -> float | None:
+        return self.scores[arm]
+
+    def interface(self, port: int, arm: Arm) -> frozenset[str]:
+        if self.is_mute:
+            raise ProbeFailed("/docs.json through the router: 503")
+        return self.interfaces.get(arm, frozenset({"POST /v1/completions"}))
+
     def served(self, port: int) -> Served:
+        return self.router.faults.run("served", lambda: self._served(port))
+
+    def _served(self, port: int) -> Served:
         service = next(name for name, held in self.router.routes.items() if held.route.port == port)
         copy = self.router.receiver(service)
         if copy is None or not self.fleet.ready(copy):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pipelines import ledger
-from pipelines.ledger import Outcome, Phase
-from tests.unit.release.fakes import candidate
+from pipelines.formats.headers import Traffic
+from pipelines.ledger import Outcome, Phase, Version
+from pipelines.release.ports import Address, Arm, Capability, FleetError, Tally
+from tests.unit.release.fakes import CONFIG, candidate
+from tests.unit.release.traffic import Behaviour, Drawn, Steady
 from tests.unit.release.world import ALL, World
+
+BEFORE_USERS = ("smoke", "warmup", "shadow")
 
 
 def test_a_first_release_goes_from_stage_over_smoke_to_promoted(world: World) -> None:
@@ -18,9 +25,11 @@ def test_a_first_release_goes_from_stage_over_smoke_to_promoted(world: World) ->
     assert (staged.state.phase, staged.state.is_done) == (Phase.STAGE, True)
     assert world.router.receiver("docs") is None, "no user reaches a version that is only staged"
 
-    ledger.insert_permit(world.url, "docs", opened.id, "smoke")
-    world.settle()
-    assert world.read(opened).state.phase is Phase.SMOKE
+    for transition, phase in (("smoke", Phase.SMOKE), ("warmup", Phase.WARMUP)):
+        ledger.insert_permit(world.url, "docs", opened.id, transition)
+        world.settle()
+        assert world.read(opened).state.phase is phase
+    assert world.probe.warmed == [(opened.candidate.copy_name, 3)]
 
     ledger.insert_permit(world.url, "docs", opened.id, "promote")
     world.settle()
@@ -31,8 +40,8 @@ def test_a_first_release_goes_from_stage_over_smoke_to_promoted(world: World) ->
     world.settle()
     assert world.router.receiver("docs") == ended.candidate.copy_name
     assert world.kinds() == [
-        "opened", "stage", "port_claimed", "stage_done", "permitted", "smoke", "smoke_done", "permitted", "promoting",
-        "confirmed", "promoted",
+        "opened", "stage", "port_claimed", "stage_done", "permitted", "smoke", "smoke_done", "permitted", "warmup",
+        "warmup_done", "permitted", "promoting", "confirmed", "promoted",
     ]  # fmt: skip
     assert ledger.verify_chain(world.url, "docs") == len(ledger.events(world.url, "docs"))
 
@@ -116,6 +125,90 @@ def test_an_endpoint_that_answers_as_somebody_else_is_rolled_back(world: World) 
     assert world.router.receiver("docs") == first.candidate.copy_name
 
 
+def test_the_weights_rise_one_after_the_other_and_each_has_a_newer_generation(world: World) -> None:
+    world.release("one")
+    world.router.history.clear()
+    world.release("two", against="one")
+
+    splits = [(held.route.split.mirror_bp, held.route.split.canary_bp) for held in world.router.history]
+    assert [split for number, split in enumerate(splits) if split not in splits[:number]] == [
+        (0, 0), (10_000, 0), (0, 500), (0, 5000), (0, 10_000),
+    ]  # fmt: skip
+    generations = [held.generation for held in world.router.history]
+    assert generations == sorted(generations)
+
+
+def test_a_candidate_that_nobody_could_vet_is_not_staged(world: World) -> None:
+    world.release("one")
+    world.probe.is_mute = True
+    second = world.release("two", against="one")
+    assert (second.state.phase, second.state.is_done) == (Phase.STAGE, False)
+    assert (
+        second.state.hold_reason == "the new copy is not compared with the old one: /docs.json through the router: 503"
+    )
+
+    world.probe.is_mute = False
+    world.settle()
+    assert world.read(second).state.phase is Phase.PROMOTED
+
+
+@pytest.mark.parametrize(
+    ("lost", "refusal"),
+    [
+        pytest.param({"Completion.usage"}, "no longer offers Completion.usage; its clients would break", id="less"),
+        pytest.param(set(), "", id="more-is-no-harm"),
+    ],
+)
+def test_a_candidate_that_offers_less_than_stable_is_refused(world: World, lost: set[str], refusal: str) -> None:
+    world.release("one")
+    offered = frozenset({"POST /v1/completions", "Completion.usage"})
+    world.probe.interfaces = {Arm.STABLE: offered, Arm.CANARY: (offered | {"GET /new"}) - lost}
+    second = world.release("two", against="one")
+    assert second.state.phase is (Phase.ROLLED_BACK if lost else Phase.PROMOTED)
+    assert refusal in second.state.detail
+
+
+def test_a_stable_version_that_is_itself_too_bad_refuses_every_candidate_with_the_figure(world: World) -> None:
+    first = world.release("one")
+    world.fleet.traffic = Drawn(seed=1)
+    world.fleet.traffic.behaviours[first.candidate.copy_name] = Behaviour(error_rate=0.04)
+    world.fleet.traffic.flow(100.0, world.router.routes, world.fleet.ready)
+    second = world.release("two", against="one")
+
+    assert (second.state.phase, second.state.outcome) == (Phase.ROLLED_BACK, Outcome.REFUSED)
+    assert re.search(r"\d+ of stable's \d+ answers are bad \(\d\.\d\d %\).*max_bad_rate, 1 %", second.state.detail)
+
+
+def test_sessions_need_a_router_that_counts_them(world: World) -> None:
+    world.release("one")
+    world.router.capabilities = frozenset({Capability.MIRROR})
+    sticky = CONFIG.model_copy(update={"session_header": "X-Session"})
+    second = world.open(candidate("two", against="one", config=sticky), "run-2", *ALL)
+    world.settle()
+    assert world.read(second).state.detail.startswith("rollout.session_header: this router cannot count sessions")
+
+
+def test_a_fleet_that_does_not_answer_does_not_keep_a_bad_candidate_from_being_counted(world: World) -> None:
+    world.release("one")
+    second = world.open(candidate("two", against="one"), "run-2", *BEFORE_USERS, "advance_005")
+    world.settle()
+    assert world.read(second).state.canary_bp == 500
+
+    def away(_version: Version) -> Address:
+        raise FleetError("supervisord does not answer")
+
+    world.fleet.start = away  # type: ignore[method-assign]
+    assert isinstance(world.traffic, Steady)
+    world.traffic.tallies = {
+        (Arm.CANARY, Traffic.USER): Tally(400, 80), (Arm.STABLE, Traffic.USER): Tally(7600, 8),
+    }  # fmt: skip
+    world.settle()
+    state = world.read(second).state
+    assert (state.phase, state.outcome, state.canary_bp) == (Phase.ROLLING_BACK, Outcome.WORSE, 0)
+    assert "supervisord does not answer" in state.hold_reason
+    assert world.router.routes["docs"].route.split.canary_bp == 0, "users are back although nothing can be started"
+
+
 def test_a_rejected_route_holds_the_rollout_with_the_routers_reason(world: World) -> None:
     world.router.rejection = "listener docs: cannot bind"
     opened = world.open(candidate("one"), "run-1", *ALL)
@@ -144,14 +237,15 @@ def test_users_are_never_moved_to_a_copy_that_is_not_ready(world: World) -> None
     first = world.release("one")
     second = world.open(candidate("two", against="one"), "run-2", *ALL)
     world.probe.impostors[second.candidate.copy_name] = first.candidate  # forces a rollback
-    world.fleet.slow.add(first.candidate.copy_name)  # while stable is down
-    world.settle()
+    world.faults.after = lambda call: world.fleet.slow.add(first.candidate.copy_name) if call == "served" else None
+    world.settle()  # stable is down in that very moment
 
     held = world.read(second)
     assert held.state.phase is Phase.ROLLING_BACK
     assert held.state.hold_reason == "stable is not ready to take the traffic back"
     assert world.router.receiver("docs") == second.candidate.copy_name
 
+    world.faults.after = lambda _call: None
     world.fleet.slow.clear()
     world.settle()
     assert world.read(second).state.phase is Phase.ROLLED_BACK

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.release.local import resources
+from pipelines.release.local import clusters, listeners, resources
 from pipelines.release.local.fleet import Record, program
 from pipelines.release.ports import FULL_BP, Address, FleetError, Route, Split, Target
 
@@ -17,11 +17,15 @@ CANARY = Target("docs-two", Address("127.0.0.1", 8201))
 ADDRESSES = {target.copy: target.address for target in (STABLE, CANARY)}
 
 ROUTES = [
-    Route("docs", 8100, stable, canary, Split(weight if canary else 0), is_idempotent=idempotent)
-    for stable, canary, weight, idempotent in itertools.product(
-        (STABLE, None), (CANARY, None), (0, 500, FULL_BP), (True, False)
+    Route("docs", 8100, stable, canary, split if canary else Split(), is_idempotent, header, silence)
+    for stable, canary, split, is_idempotent, (header, silence) in itertools.product(
+        (STABLE, None),
+        (CANARY, None),
+        (Split(0), Split(500), Split(FULL_BP), Split(0, FULL_BP), Split(500, 1)),
+        (True, False),
+        (("", 120), ("X-User", 7)),
     )
-    if stable or weight in (0, FULL_BP)  # a part of the users needs a stable version for the others
+    if stable or split in (Split(0), Split(FULL_BP))  # a part of the users needs a stable version for the others
 ]
 
 
@@ -37,8 +41,22 @@ def test_the_weights_sum_to_all_users(canary_bp: int) -> None:
     shares = users["route"]["weighted_clusters"]["clusters"]
     assert {share["name"]: share["weight"] for share in shares} == {
         "docs-one": FULL_BP - canary_bp,
-        "docs-two": canary_bp,
+        "docs-two/users": canary_bp,
     }
+
+
+def test_the_canarys_leg_falls_back_to_stable_and_never_panics() -> None:
+    leg, _ = clusters.of_canary(CANARY, STABLE)
+    assert leg["cluster_type"]["typed_config"]["clusters"] == ["docs-two", "docs-one"]
+    assert leg["common_lb_config"] == {"healthy_panic_threshold": {"value": 0.0}}
+
+
+def test_sessions_are_kept_by_their_header_and_hashed_with_it() -> None:
+    route = Route("docs", 8100, STABLE, CANARY, Split(500), session_header="X-User")
+    users = resources.route_configuration(route)["virtual_hosts"][0]["routes"][-1]
+    assert users["route"]["weighted_clusters"]["use_hash_policy"] is True
+    assert users["route"]["hash_policy"] == [{"header": {"header_name": "X-User"}}]
+    assert users["metadata"]["filter_metadata"][listeners.LUA] == {"session_header": "X-User"}
 
 
 def test_an_arm_whose_cluster_envoy_does_not_hold_counts_as_absent() -> None:
@@ -49,17 +67,18 @@ def test_an_arm_whose_cluster_envoy_does_not_hold_counts_as_absent() -> None:
 def test_a_service_that_is_not_idempotent_is_never_asked_twice() -> None:
     def policy(is_idempotent: bool) -> bool:
         route = Route("docs", 8100, STABLE, None, is_idempotent=is_idempotent)
-        return "retry_policy" in resources.route_configuration(route)["virtual_hosts"][0]
+        return "retry_on" in resources.route_configuration(route)["virtual_hosts"][0]["retry_policy"]
 
     assert policy(True)
     assert not policy(False)
 
 
 def test_copies_are_checked_by_http_and_often() -> None:
-    (check,) = resources.cluster(STABLE)["health_checks"]
-    assert check["http_health_check"] == {"path": "/readyz"}
-    assert check["no_traffic_interval"] == "0.5s"
-    assert resources.cluster_address(resources.cluster(STABLE)) == STABLE.address
+    for cluster in clusters.of_copy(STABLE):
+        (check,) = cluster["health_checks"]
+        assert check["http_health_check"] == {"path": "/readyz"}
+        assert check["no_traffic_interval"] == "0.5s"
+        assert clusters.address_of(cluster) == STABLE.address
 
 
 def test_a_copys_file_stops_and_kills_the_whole_group_and_restarts_it() -> None:

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pipelines import ledger
 from pipelines.ledger import Candidate, Rollout
 from pipelines.release.controller import Controller
-from tests.unit.release.fakes import FakeFleet, FakeProbe, FakeRouter, Faults, candidate
+from pipelines.release.course import transitions
+from pipelines.spec import RolloutConfig
+from tests.unit.release.fakes import CONFIG, FakeFleet, FakeProbe, FakeRouter, Faults, candidate
+from tests.unit.release.sqlite_ledger import Clock
+from tests.unit.release.traffic import Source, Steady
 
-ALL = ("smoke", "promote")
+ALL = transitions(CONFIG)[1:]
+"""Every permit but the first, which comes with the rollout."""
 
 
 @dataclass
@@ -18,24 +23,34 @@ class World:
 
     url: str
     faults: Faults = field(default_factory=Faults)
+    traffic: Source = field(default_factory=Steady)
+    clock: Clock = field(default_factory=Clock)
+    """The ledger's, where it was made with it."""
 
     def __post_init__(self) -> None:
-        self.fleet = FakeFleet(self.faults)
-        self.router = FakeRouter(self.faults)
+        self.fleet = FakeFleet(self.faults, self.traffic)
+        self.router = FakeRouter(self.faults, self.traffic)
         self.probe = FakeProbe(self.fleet, self.router)
         self.controller = Controller(self.url, self.fleet, self.router, self.probe)
 
-    def open(self, wanted: Candidate, run_id: str, *permits: str, forced: bool = False) -> Rollout:
+    def open(self, wanted: Candidate, run_id: str, *permits: str, forced: bool = False, override: str = "") -> Rollout:
         """Open a rollout and permit transitions beyond the first."""
-        rollout = ledger.open_rollout(self.url, wanted, run_id=run_id, forced=forced)
+        rollout = ledger.open_rollout(self.url, wanted, run_id=run_id, forced=forced, override=override)
         for transition in permits:
             ledger.insert_permit(self.url, rollout.service, rollout.id, transition)
         return rollout
 
+    def permits(self, config: RolloutConfig) -> tuple[str, ...]:
+        """Return every permit of a rollout but the first."""
+        return transitions(config)[1:]
+
     def settle(self, service: str = "docs") -> None:
-        """Look until nothing moves."""
-        for _ in range(50):
-            if not self.controller.look(service):
+        """Look until nothing moves, and a few times more: a look that only counts is no move."""
+        idle = 0
+        for _ in range(100):
+            self.clock.tick(CONFIG.look_seconds)
+            idle = 0 if self.controller.look(service) else idle + 1
+            if idle == 4:
                 return
         raise AssertionError(f"{service} does not come to rest")
 
@@ -45,10 +60,31 @@ class World:
         self.settle(service)
         return self.read(opened)
 
+    def pass_time(self, seconds: float, service: str = "docs") -> None:
+        """Let time pass, with the traffic that it brings; then look as the controller does: again after every move."""
+        self.clock.tick(seconds)
+        self.traffic.flow(seconds, self.router.routes, self.fleet.ready)
+        self.look_on(service)
+
+    def look_on(self, service: str = "docs") -> None:
+        """Look until nothing moves."""
+        for _ in range(100):
+            if not self.controller.look(service):
+                return
+        raise AssertionError(f"{service} moves on and on")
+
+    def run_out(self, rollout: Rollout, *, seconds: float = 3600.0) -> Rollout:
+        """Let time pass, look by look, until a rollout is over; return its end."""
+        until = self.clock.now + seconds
+        while not (rollout := self.read(rollout)).state.is_final:
+            assert self.clock.now < until, f"{rollout} is still at {rollout.state.phase}: {rollout.state.hold_reason}"
+            self.pass_time(rollout.config.look_seconds, rollout.service)
+        return rollout
+
     def read(self, rollout: Rollout) -> Rollout:
         """Return a rollout as it is now."""
         return ledger.read_rollout(self.url, rollout.id)
 
     def kinds(self, service: str = "docs") -> list[str]:
-        """Return the kinds of a service's events, holds left out."""
-        return [event.kind for event in ledger.events(self.url, service) if event.kind != "held"]
+        """Return the kinds of a service's events, looks left out."""
+        return [event.kind for event in ledger.events(self.url, service) if event.kind not in ("held", "look")]

@@ -53,7 +53,7 @@ def test_rows_follow_the_dag_and_count_from_start_to_end_or_now() -> None:
     shown = rows(
         [instance("train", "running", 10), instance("freeze", "success", 30, 25), instance("extra", "none")],
         order=["freeze", "train"],
-        numbers={"train": {"loss": 2.0}, "freeze": {"loss": 9.0}},
+        details={"train": "loss 2.000", "freeze": "loss 9.000"},
         now=NOW,
     )
 

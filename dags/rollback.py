@@ -1,0 +1,11 @@
+"""One DAG, by hand only, that returns a service to a version that was in production."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from slipway.returning import ReturnOperator, rollback_arguments
+from slipway.specs import model_names
+
+with DAG(**rollback_arguments(model_names())):
+    ReturnOperator(task_id="return")

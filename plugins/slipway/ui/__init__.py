@@ -1,0 +1,1 @@
+"""The page "Releases" in Airflow's UI."""

@@ -1,0 +1,69 @@
+"""What `make run` shows: a first release, then a second version that goes out by canary while users send requests.
+
+    python -m tests.load.demo docs-gpt
+
+Everything that is released goes the product's own way; only the users are made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.errors import SlipwayError
+from pipelines.settings import Settings, read_settings
+from pipelines.stack import trigger_and_follow
+from tests.load.client import read_ledger, summary
+
+SECOND_VERSION: dict[str, object] = {"seed": 2, "max_steps": 760, "note": "the second version of `make run`"}
+"""The challenger: other random numbers, and a few more steps."""
+
+
+@contextlib.contextmanager
+def users(url: str, ledger: Path, *, rate: float = 15.0) -> Iterator[None]:
+    """Let users send requests while a block runs."""
+    ledger.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.load.client", "--url", url, "--rate", str(rate), "--ledger", str(ledger)]
+    client = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        client.send_signal(signal.SIGTERM)
+        client.wait(timeout=60)
+
+
+def demonstrate(settings: Settings, model: str) -> None:
+    """Release twice; the second time under traffic.
+
+    Raises:
+        SlipwayError: when a run ends red, or the endpoint does not serve what was released.
+    """
+    first = trigger_and_follow(settings, model, {})
+    ledger = settings.resolved_home() / "logs" / "load-client.jsonl"
+    print(f"\nUsers now send requests to {first.endpoint}; a second version goes out to them step by step.", flush=True)
+    with users(first.endpoint, ledger):
+        trigger_and_follow(settings, model, SECOND_VERSION)
+    print(f"\nThe users saw {summary(read_ledger(ledger))}", flush=True)
+
+
+def main() -> int:
+    """Parse the command line, show it, return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="docs-gpt")
+    try:
+        demonstrate(read_settings(), parser.parse_args().model)
+    except SlipwayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The replayer: each reference once per pair of models, at the spec's rate, only while the two are compared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from pipelines import artifacts, ledger
+from pipelines.formats.requests import ReferenceRequest, write_requests
+from pipelines.ledger import Outcome, Rollout
+from pipelines.release.lowering import request_rollback
+from pipelines.release.ports import Arm, ProbeFailed
+from pipelines.release.replayer import Replayer
+from pipelines.spec.serving import ReplayConfig
+from pipelines.store import Store
+from tests.unit.release.fakes import CONFIG, artifact, candidate
+from tests.unit.release.sqlite_ledger import Clock
+from tests.unit.release.world import World
+
+REFERENCES = [ReferenceRequest(id=f"r{number}", prompt="Once", continuation=" upon a time") for number in range(4)]
+RATE = CONFIG.model_copy(update={"replay": ReplayConfig(requests_per_second=2.0)})
+
+
+class Asked:
+    """Scores references, remembers them, takes time for an answer, and fails for some."""
+
+    def __init__(self, clock: Clock, seconds: float = 0.1) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.references: list[str] = []
+        self.failing: set[str] = set()
+
+    def score(self, _port: int, arm: Arm, reference: ReferenceRequest) -> float | None:
+        self.clock.tick(self.seconds / 2)
+        if arm is Arm.STABLE:
+            self.references.append(reference.id)
+        if arm is Arm.CANARY and reference.id in self.failing:
+            raise ProbeFailed("/v1/completions through the router: 500")
+        return -1.0 if arm is Arm.STABLE else -2.0
+
+
+@pytest.fixture
+def mirrored(world: World, store: Store, tmp_path: Path) -> Rollout:
+    """Return a rollout in the mirror whose bento carries the references."""
+    (tmp_path / "bento" / "src").mkdir(parents=True)
+    write_requests(tmp_path / "bento" / "src" / "reference.jsonl", [*REFERENCES, REFERENCES[0]])
+    world.release("one")
+    bento = artifacts.publish(store, "bento", tmp_path / "bento")
+    wanted = candidate("two", against="one", config=RATE).model_copy(update={"bento": bento})
+    opened = world.open(wanted, "run-2", "smoke", "warmup", "shadow")
+    world.settle()
+    return world.read(opened)
+
+
+@pytest.fixture
+def asked(world: World) -> Asked:
+    return Asked(world.clock)
+
+
+@pytest.fixture
+def replayer(world: World, store: Store, asked: Asked) -> Replayer:
+    return Replayer(world.url, store, asked, clock=world.clock)  # type: ignore[arg-type]
+
+
+def pairs_of(world: World) -> list[ledger.Pair]:
+    return ledger.list_pairs(world.url, "docs", artifact("model", "one"), artifact("model", "two"))
+
+
+def sent(world: World, pauses: Iterator[float], count: int | None = None) -> list[float]:
+    """Wait as told, so many times or to the end; return the pauses."""
+    found = []
+    for pause in islice(pauses, count):
+        found.append(round(pause, 6))
+        world.clock.tick(pause)
+    return found
+
+
+def test_each_reference_is_scored_once_and_then_goes_on_as_pinned_traffic(
+    world: World, mirrored: Rollout, replayer: Replayer, asked: Asked
+) -> None:
+    sent(world, replayer.replay("docs"), 10)
+    assert asked.references == ["r0", "r1", "r2", "r3", "r0", "r1", "r2", "r3", "r0", "r1"]
+    assert pairs_of(world) == [ledger.Pair(reference.id, -1.0, -2.0) for reference in REFERENCES]
+
+
+def test_a_restart_goes_on_with_what_is_not_scored_yet(
+    world: World, mirrored: Rollout, replayer: Replayer, asked: Asked
+) -> None:
+    sent(world, replayer.replay("docs"), 2)
+    sent(world, replayer.replay("docs"), 4)
+    assert asked.references == ["r0", "r1", "r2", "r3", "r0", "r1"]
+    assert [pair.reference for pair in pairs_of(world)] == ["r0", "r1", "r2", "r3"]
+
+
+def test_the_rate_is_kept_and_a_slow_answer_is_not_made_up_for_by_a_burst(
+    world: World, mirrored: Rollout, replayer: Replayer, asked: Asked
+) -> None:
+    assert sent(world, replayer.replay("docs"), 3) == [0.4, 0.4, 0.4]
+    asked.seconds = 2.0
+    assert sent(world, replayer.replay("docs"), 2) == [0.0, 0.0]
+    asked.seconds = 0.1
+    assert sent(world, replayer.replay("docs"), 2) == [0.4, 0.4]
+
+
+def test_a_reference_that_is_not_answered_does_not_keep_the_others_waiting(
+    world: World, mirrored: Rollout, replayer: Replayer, asked: Asked
+) -> None:
+    asked.failing = {"r1"}
+    pauses = replayer.replay("docs")
+    sent(world, pauses, 4)
+    assert [pair.reference for pair in pairs_of(world)] == ["r0", "r2", "r3"]
+    asked.failing = set()
+    sent(world, pauses, 2)
+    assert [pair.reference for pair in pairs_of(world)] == ["r0", "r2", "r3", "r1"]
+
+
+def test_it_stops_when_the_rollout_leaves(world: World, mirrored: Rollout, replayer: Replayer, asked: Asked) -> None:
+    pauses = replayer.replay("docs")
+    sent(world, pauses, 2)
+    request_rollback(world.url, mirrored.id, Outcome.ABORTED, "a person", fleet=world.fleet, router=world.router)
+    assert len(sent(world, pauses)) <= 3
+    assert sent(world, replayer.replay("docs")) == []
+
+
+def test_nothing_is_replayed_without_a_comparison(world: World, store: Store, replayer: Replayer) -> None:
+    world.open(candidate("one", config=RATE), "run-1")
+    world.settle()
+    assert list(replayer.replay("docs")) == []
+    assert list(replayer.replay("nobody")) == []
+
+
+def test_it_is_told_to_stop_and_outlives_every_error(
+    world: World, mirrored: Rollout, replayer: Replayer, asked: Asked
+) -> None:
+    class Stopping(threading.Event):
+        """Lets fake time pass instead of waiting, and is set after some waits."""
+
+        waits = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            world.clock.tick(timeout or 0.0)
+            self.waits += 1
+            if self.waits == 6:
+                self.set()
+            return self.is_set()
+
+    def breaks(*_arguments: object) -> float:
+        asked.score = Asked.score.__get__(asked)  # type: ignore[method-assign]
+        raise ZeroDivisionError
+
+    asked.score = breaks  # type: ignore[assignment, method-assign]
+    replayer.keep_replaying("docs", Stopping())
+    assert asked.references == ["r0", "r1", "r2", "r3", "r0"]
