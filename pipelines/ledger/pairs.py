@@ -17,7 +17,7 @@ class Pair:
     """What two models made of one reference request."""
 
     reference: str
-    """Id of the request."""
+    """sha256 of the request's id."""
 
     stable_score: float | None
     """Log-probability of the reference continuation, nats per byte; None: no valid answer."""

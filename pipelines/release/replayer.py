@@ -7,6 +7,7 @@ traffic, which tells about errors and latency where users are few. Nothing here 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import logging
 import threading
@@ -67,7 +68,7 @@ class Replayer:
             return
         known = ledger.list_pairs(self.url, service, rollout.stable.model, rollout.candidate.model)
         scored = {pair.reference for pair in known}
-        references = sorted(_references(self.store, rollout.candidate.bento), key=lambda one: one.id in scored)
+        references = sorted(_references(self.store, rollout.candidate.bento), key=lambda one: key_of(one) in scored)
         interval = 1.0 / rollout.config.replay.requests_per_second
         due = looked_at = self.clock()
         for reference in itertools.cycle(references):
@@ -91,10 +92,15 @@ class Replayer:
 
     def _replay(self, rollout: Rollout, port: int, reference: ReferenceRequest, scored: set[str]) -> None:
         scores = {arm: self.probe.score(port, arm, reference) for arm in Arm}
-        if rollout.stable is not None and reference.id not in scored:
-            pair = Pair(reference.id, stable_score=scores[Arm.STABLE], candidate_score=scores[Arm.CANARY])
+        if rollout.stable is not None and key_of(reference) not in scored:
+            pair = Pair(key_of(reference), stable_score=scores[Arm.STABLE], candidate_score=scores[Arm.CANARY])
             ledger.insert_pair(self.url, rollout.service, rollout.stable.model, rollout.candidate.model, pair)
-            scored.add(reference.id)
+            scored.add(key_of(reference))
+
+
+def key_of(reference: ReferenceRequest) -> str:
+    """Return what a reference is called in the ledger: ids come from the data and may be of any length."""
+    return hashlib.sha256(reference.id.encode()).hexdigest()
 
 
 def _is_compared_now(rollout: Rollout) -> bool:

@@ -99,7 +99,7 @@ def test_five_triggers_at_once_train_and_deploy_once(stack: LocalStack, released
     store = Store(stack.settings.store_url())
     receipts = [load_receipts(store, "tiny", run) for run in ids]
     assert sum(not run["train"].reused for run in receipts) == 1
-    outcomes = sorted(str(run["rollout.promote"].result["outcome"]) for run in receipts)
+    outcomes = sorted(str(run["rollout.bake"].result["outcome"]) for run in receipts)
     assert outcomes == ["already_serving"] * 4 + ["promoted"]
     assert {run["record"].result["version"] for run in receipts} == {version_in(released) + 1}
 

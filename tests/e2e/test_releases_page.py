@@ -79,6 +79,7 @@ def rollout(stack: LocalStack, champion: int, tmp_path_factory: pytest.TempPathF
 
 def open_page(stack: LocalStack, page: Page) -> FrameLocator:
     """Find the page as a person does: by Airflow's menu."""
+    expect.set_options(timeout=60_000)
     page.goto(airflow.base_url(stack.settings))
     page.get_by_role("link", name="Releases").click()
     frame = page.frame_locator('iframe[title="Releases"]')

@@ -14,7 +14,7 @@ from pipelines.formats.requests import ReferenceRequest, write_requests
 from pipelines.ledger import Outcome, Rollout
 from pipelines.release.lowering import request_rollback
 from pipelines.release.ports import Arm, ProbeFailed
-from pipelines.release.replayer import Replayer
+from pipelines.release.replayer import Replayer, key_of
 from pipelines.spec.serving import ReplayConfig
 from pipelines.store import Store
 from tests.unit.release.fakes import CONFIG, artifact, candidate
@@ -66,6 +66,10 @@ def replayer(world: World, store: Store, asked: Asked) -> Replayer:
     return Replayer(world.url, store, asked, clock=world.clock)  # type: ignore[arg-type]
 
 
+def keys(*ids: str) -> list[str]:
+    return [key_of(ReferenceRequest(id=name, prompt="p", continuation="c")) for name in ids]
+
+
 def pairs_of(world: World) -> list[ledger.Pair]:
     return ledger.list_pairs(world.url, "docs", artifact("model", "one"), artifact("model", "two"))
 
@@ -84,7 +88,7 @@ def test_each_reference_is_scored_once_and_then_goes_on_as_pinned_traffic(
 ) -> None:
     sent(world, replayer.replay("docs"), 10)
     assert asked.references == ["r0", "r1", "r2", "r3", "r0", "r1", "r2", "r3", "r0", "r1"]
-    assert pairs_of(world) == [ledger.Pair(reference.id, -1.0, -2.0) for reference in REFERENCES]
+    assert pairs_of(world) == [ledger.Pair(key_of(reference), -1.0, -2.0) for reference in REFERENCES]
 
 
 def test_a_restart_goes_on_with_what_is_not_scored_yet(
@@ -93,7 +97,7 @@ def test_a_restart_goes_on_with_what_is_not_scored_yet(
     sent(world, replayer.replay("docs"), 2)
     sent(world, replayer.replay("docs"), 4)
     assert asked.references == ["r0", "r1", "r2", "r3", "r0", "r1"]
-    assert [pair.reference for pair in pairs_of(world)] == ["r0", "r1", "r2", "r3"]
+    assert [pair.reference for pair in pairs_of(world)] == keys("r0", "r1", "r2", "r3")
 
 
 def test_the_rate_is_kept_and_a_slow_answer_is_not_made_up_for_by_a_burst(
@@ -112,10 +116,10 @@ def test_a_reference_that_is_not_answered_does_not_keep_the_others_waiting(
     asked.failing = {"r1"}
     pauses = replayer.replay("docs")
     sent(world, pauses, 4)
-    assert [pair.reference for pair in pairs_of(world)] == ["r0", "r2", "r3"]
+    assert [pair.reference for pair in pairs_of(world)] == keys("r0", "r2", "r3")
     asked.failing = set()
     sent(world, pauses, 2)
-    assert [pair.reference for pair in pairs_of(world)] == ["r0", "r2", "r3", "r1"]
+    assert [pair.reference for pair in pairs_of(world)] == keys("r0", "r2", "r3", "r1")
 
 
 def test_it_stops_when_the_rollout_leaves(world: World, mirrored: Rollout, replayer: Replayer, asked: Asked) -> None:
