@@ -32,7 +32,11 @@ RULES = {
 ASKING = {**RULES, "approval": {"before_promotion": True}}
 """The same, and there it waits for a person."""
 
-pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(1200)]  # two releases, on a busy machine too
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs("chromium"),
+    pytest.mark.timeout(1200),
+]  # two releases, on a busy machine too
 page = test_ui.page
 
 

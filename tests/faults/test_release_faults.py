@@ -134,7 +134,7 @@ def break_identity(world: World, rollout: Rollout) -> None:
     [
         pytest.param(break_nothing, Outcome.PROMOTED, 100, id="promotion"),
         pytest.param(break_answers, Outcome.WORSE, 50, id="rollback-as-worse"),
-        pytest.param(break_identity, Outcome.UNHEALTHY, 80, id="rollback-at-full-weight"),
+        pytest.param(break_identity, Outcome.UNHEALTHY, 80, id="rollback-at-full-weight", marks=pytest.mark.slow),
     ],
 )
 def test_the_controller_killed_at_every_point_converges_and_counts_nothing_twice(

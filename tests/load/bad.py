@@ -105,6 +105,8 @@ def _follow(settings: Settings, model: str, bad: Candidate) -> Rollout:
                 if not is_broken and _is_described(settings, rollout):
                     broken.enter_context(failing(settings, rollout.candidate.copy_name, FAILING_PERCENT))
                     is_broken = True
+                if rollout.state.phase is Phase.ROLLING_BACK:
+                    broken.close()  # the port must be free when the copy is stopped
                 shown = _show(facts(rollout).line(), shown)
             time.sleep(POLL_SECONDS)
         rollout = ledger.latest_rollout(url, model)

@@ -108,7 +108,8 @@ def test_the_control_gets_as_far_as_the_databases(saved: Saved) -> None:
     assert list(saved.site.iterdir()) == [], "what was begun is removed"
 
 
-def test_two_thousand_flipped_bits_are_all_found_before_a_byte_is_restored(saved: Saved) -> None:
+@pytest.mark.parametrize("num_flips", [100, pytest.param(FLIPS, marks=pytest.mark.slow)])
+def test_flipped_bits_are_all_found_before_a_byte_is_restored(saved: Saved, num_flips: int) -> None:
     saved.back_up(saved.version(1, size_bytes=BACKUP_BYTES))
     chance = random.Random(0)  # noqa: S311 - a seeded choice, no secret
     paths = [path for path in (saved.folder / "backup").rglob("*") if path.is_file()]
@@ -116,14 +117,14 @@ def test_two_thousand_flipped_bits_are_all_found_before_a_byte_is_restored(saved
     assert sum(sizes.values()) >= BACKUP_BYTES
     small = [path for path in paths if sizes[path] < 100_000]
     found = 0
-    for flip in range(FLIPS):
+    for flip in range(num_flips):
         path = chance.choices(paths, weights=list(sizes.values()))[0] if flip % 2 else chance.choice(small)
         with flipped(path, chance.randrange(sizes[path]), 1 << chance.randrange(8)):
             try:
                 saved.restore()
             except BackupDamaged:
                 found += saved.nothing_was_restored()
-    assert found == FLIPS
+    assert found == num_flips
 
 
 class flipped:  # noqa: N801 - reads as a verb
