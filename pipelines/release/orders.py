@@ -94,12 +94,14 @@ def version_to_return_to(url: str, service: str, number: int | None) -> Version:
         ReleaseRefused: when there is no such version to return to.
     """
     others = returns(url, service)
+    champion = ledger.champion(url, service)
     if number is not None:
         others = [version for version in others if version.number == number]
+    elif champion is not None:  # a later one was left already, and mostly for a reason
+        others = [version for version in others if version.number < champion.number]
     if others:
         return others[0]
     known = ledger.promoted_versions(url, service)
-    champion = ledger.champion(url, service)
     numbers = ", ".join(str(version.number) for version in known) or "none"
     raise ReleaseRefused(
         f"{service} has no {'earlier version' if number is None else f'other version {number}'} to return to; versions "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.errors import SlipwayError
 from pipelines.ledger import Phase, Rollout, Snapshot, Version
@@ -21,6 +21,7 @@ class Arms:
     canary: Version | None = None
     canary_bp: int = 0
     mirror_bp: int = 0
+    session_header: str = ""
     leaving: Version | None = None
     """The one of the two that is on its way out: left running while it is there, never started."""
 
@@ -46,10 +47,14 @@ class World:
 
 
 def arms(snapshot: Snapshot) -> Arms:
-    """Return which versions the ledger wants in traffic."""
-    rollout = snapshot.rollout
+    """Return which versions the ledger wants in traffic, by the rules of the rollout, else of what is in production."""
+    rollout, champion = snapshot.rollout, snapshot.service.champion
     if rollout is None or not rollout.state.is_active:
-        return Arms(stable=snapshot.service.champion)
+        return Arms(champion, session_header=champion.rollout.session_header if champion else "")
+    return replace(_arms_of(rollout), session_header=rollout.config.session_header)
+
+
+def _arms_of(rollout: Rollout) -> Arms:
     stable, candidate, state = rollout.stable, rollout.candidate, rollout.state
     match state.phase:
         case Phase.DRAIN_OLD:
@@ -140,7 +145,7 @@ def desired_route(
         canary=_target(canary, addresses),
         split=Split(canary_bp=wanted.canary_bp, mirror_bp=wanted.mirror_bp if canary else 0),
         is_idempotent=all(version.is_idempotent for version in versions),
-        session_header=next((version.rollout.session_header for version in versions), ""),
+        session_header=wanted.session_header,
         silence_seconds=max((version.silence_seconds for version in versions), default=Route.silence_seconds),
     )
 

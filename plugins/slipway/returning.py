@@ -38,7 +38,9 @@ class ReturnOperator(LedgerStepOperator):
 
         params = context["params"]
         of_service = info.model_copy(update={"model": params[SERVICE]})
-        person = params.get(PERSON) or "somebody in Airflow's UI"
+        person = (
+            getattr(context["dag_run"], "triggering_user_name", None) or params.get(PERSON) or "somebody in Airflow"
+        )
         inputs = return_to.Inputs(
             run=of_service, version=params.get(VERSION), rollout=params.get(ROLLOUT), person=person
         )

