@@ -77,13 +77,10 @@ class MetricWeights(Frozen):
 
 
 class ReplayConfig(Frozen):
-    """Requests that are sent to both versions on purpose: references, and recorded ones."""
+    """Reference requests, which are sent to both versions on purpose."""
 
     requests_per_second: float = Field(default=2.0, ge=0.0, le=100.0)
     """Pairs per second; 0 turns replaying off."""
-
-    recorded: int = Field(default=0, ge=0, le=10_000)
-    """Most recent user requests that are kept, redacted, to be sent again; 0 keeps none."""
 
 
 class QualityConfig(Frozen):
