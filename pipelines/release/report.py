@@ -9,10 +9,12 @@ from typing import Any
 
 from pipelines import ledger
 from pipelines.artifacts import ArtifactRef
+from pipelines.formats.headers import Traffic
 from pipelines.ledger import Event, Rollout
 from pipelines.release import orders
 from pipelines.release.audit import Look
 from pipelines.release.evidence import Standing, standing
+from pipelines.release.ports import Arm
 from pipelines.spec import Frozen
 
 NUM_EARLIER = 5
@@ -49,10 +51,7 @@ class RolloutFacts(Frozen):
     def line(self) -> str:
         """Return where the rollout stands, on one line."""
         where = f"rollout {self.id}  version {self.version}  {self.phase}  {self.weight:g} %"
-        users = "  ".join(
-            f"{arm} {bad}/{n} bad" for arm in ("canary", "stable") if (n := _sum(self.exposures, arm)[0])
-            for bad in (_sum(self.exposures, arm)[1],)
-        )  # fmt: skip
+        users = "  ".join(f"{arm} {bad}/{n} bad" for arm in Arm for n, bad in [_sum(self.exposures, arm)] if n)
         numbers = f"E {exp(self.standing.log_e)}/{exp(self.standing.log_limit)}"
         evidence = f"evidence {exp(self.standing.log_evidence)}/{exp(self.standing.log_needed)}"
         return "  ".join(part for part in (where, users, numbers, evidence, self.waits_for or self.detail) if part)
@@ -219,8 +218,13 @@ def _numbers(look: Look) -> str:
     return f"E {exp(found.log_e)}  evidence {exp(found.log_evidence)}  [{counted}]  "
 
 
-def _sum(exposures: dict[str, tuple[int, int]], arm: str) -> tuple[int, int]:
-    mine = [counts for key, counts in exposures.items() if key.startswith(f"{arm}/")]
+def _sum(exposures: dict[str, tuple[int, int]], arm: Arm) -> tuple[int, int]:
+    """Return an arm's exposures and bad ones; what mirrored requests are compared with are stable's users again."""
+    mine = [
+        counts
+        for key, counts in exposures.items()
+        if key.startswith(f"{arm}/") and key != f"{Arm.STABLE}/{Traffic.SHADOW}"
+    ]
     return sum(n for n, _ in mine), sum(bad for _, bad in mine)
 
 

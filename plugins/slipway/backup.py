@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from slipway.notifier import FailureNotifier
+from slipway.dag import ALL_MODELS, task_defaults
 from slipway.operators import LedgerStepOperator, pulled
 
 if TYPE_CHECKING:
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from pipelines.artifacts import ArtifactRef
     from pipelines.settings import Settings
     from pipelines.step import RunInfo
-
-ALL_MODELS = "_all"
-"""Stands for the model where a task is every model's; no model can have this name."""
 
 
 class BackupOperator(LedgerStepOperator):
@@ -55,16 +51,7 @@ def backup_arguments() -> dict[str, Any]:
         "catchup": False,
         "max_active_runs": 1,
         "tags": ["slipway", "backup"],
-        "default_args": {
-            "model": ALL_MODELS,
-            "owner": "slipway",
-            "retries": 3,
-            "retry_delay": timedelta(seconds=10),
-            "retry_exponential_backoff": 2.0,
-            "max_retry_delay": timedelta(minutes=10),
-            "execution_timeout": timedelta(hours=12),
-            "on_failure_callback": FailureNotifier(),
-        },
+        "default_args": task_defaults(ALL_MODELS, owner="slipway"),
     }
 
 

@@ -15,6 +15,9 @@ RELEASE_POOL = "release"
 
 TRAINING_TIMEOUT = timedelta(days=14)
 
+ALL_MODELS = "_all"
+"""Stands for the model where a task is every model's; no model can have this name."""
+
 
 def dag_arguments(listed: ListedSpec) -> dict[str, Any]:
     """Return the arguments of a lifecycle DAG."""
@@ -29,15 +32,20 @@ def dag_arguments(listed: ListedSpec) -> dict[str, Any]:
         "max_active_runs": 1,
         "tags": ["slipway", spec.name, *(["broken-spec"] if listed.problem else [])],
         "params": trigger_form(),
-        "default_args": _task_defaults(listed),
+        "default_args": {**task_defaults(spec.name, spec.owner), "spec_file": listed.path.name},
     }
 
 
-def _task_defaults(listed: ListedSpec) -> dict[str, Any]:
+def task_defaults(model: str, owner: str) -> dict[str, Any]:
+    """Return what every task has: retries with backoff, a limit, an owner, somebody who hears of its failure.
+
+    Args:
+        model: whose task it is; ALL_MODELS where it is every model's.
+        owner: shown in Airflow.
+    """
     return {
-        "model": listed.spec.name,
-        "spec_file": listed.path.name,
-        "owner": listed.spec.owner,
+        "model": model,
+        "owner": owner,
         "retries": 3,
         "retry_delay": timedelta(seconds=10),
         "retry_exponential_backoff": 2.0,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 
-from slipway.notifier import FailureNotifier
+from slipway.dag import ALL_MODELS, task_defaults
 from slipway.operators import LedgerStepOperator
 
 if TYPE_CHECKING:
@@ -79,14 +78,5 @@ def rollback_arguments(services: list[str]) -> dict[str, Any]:
             ),
             PERSON: Param(None, type=["null", "string"], maxLength=200, title="Ordered by"),
         },
-        "default_args": {
-            "model": "_all",
-            "owner": "slipway",
-            "retries": 3,
-            "retry_delay": timedelta(seconds=10),
-            "retry_exponential_backoff": 2.0,
-            "max_retry_delay": timedelta(minutes=10),
-            "execution_timeout": timedelta(hours=12),
-            "on_failure_callback": FailureNotifier(),
-        },
+        "default_args": task_defaults(ALL_MODELS, owner="slipway"),
     }

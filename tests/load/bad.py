@@ -30,7 +30,7 @@ from pipelines.release.local import adapters
 from pipelines.release.report import facts
 from pipelines.settings import REPOSITORY, Settings, read_settings
 from tests.load.client import read_ledger, summary
-from tests.load.demo import SECOND_VERSION, users
+from tests.load.demo import SECOND_VERSION, exit_status, users
 from tests.load.fault_envoy import failing
 
 FAILING_PERCENT = 20
@@ -169,14 +169,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default="docs-gpt")
     parser.add_argument("--kind", choices=["errors", "slow", "wrong-answers"], default="errors")
     arguments = parser.parse_args()
-    try:
-        demonstrate(read_settings(), arguments.model, arguments.kind)
-    except SlipwayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: demonstrate(read_settings(), arguments.model, arguments.kind))
 
 
 if __name__ == "__main__":

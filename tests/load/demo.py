@@ -12,7 +12,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipelines.errors import SlipwayError
@@ -55,8 +55,14 @@ def main() -> int:
     """Parse the command line, show it, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="docs-gpt")
+    model = parser.parse_args().model
+    return exit_status(lambda: demonstrate(read_settings(), model))
+
+
+def exit_status(act: Callable[[], object]) -> int:
+    """Do something and return the exit status; a plain error is one line."""
     try:
-        demonstrate(read_settings(), parser.parse_args().model)
+        act()
     except SlipwayError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
