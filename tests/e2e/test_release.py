@@ -97,7 +97,7 @@ def canary(stack: LocalStack, endpoint: str, tmp_path: Path) -> Iterator[tuple[s
     folder = tmp_path / "models"
     folder.mkdir()
     content = yaml.safe_load((stack.settings.models_dir / "tiny.yaml").read_text())
-    content["rollout"] |= {"weights": [50], "bake_seconds": 120, "max_hold_seconds": 600}
+    content["rollout"] |= {"weights": [50], "bake_seconds": 120, "max_hold_seconds": 600, "unready_seconds": 300}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     process = stack.start("run", "--spec", str(folder / "tiny.yaml"), "--seed", "8", "--max-steps", "23")
 
@@ -118,7 +118,7 @@ def test_what_dies_at_half_weight_is_survived_and_an_abort_ends_it(
     before = rollout.stable
     assert before is not None
     with users(endpoint, tmp_path / "users.jsonl", rate=8):
-        for program in ("controller", rollout.candidate.copy_name, before.copy_name):
+        for program in ("controller", rollout.candidate.copy_name):
             kill(stack, program)
         answered_as_canary = lambda: rollout.candidate.model.digest in {serving(endpoint) for _ in range(20)}  # noqa: E731
         wait_for(answered_as_canary, 90, "the canary is back in the split")
