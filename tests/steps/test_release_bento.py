@@ -12,11 +12,12 @@ import pytest
 from pipelines import artifacts
 from pipelines.ledger import Outcome
 from pipelines.settings import Settings
+from pipelines.spec import RolloutConfig
 from pipelines.step import RunInfo
 from pipelines.steps import record, rollback, rollout
 from tests.steps.conftest import make_model
 from tests.steps.live import wait_for
-from tests.steps.release_stage import Stage, answers, controlled, installed
+from tests.steps.release_stage import QUICK, Stage, answers, controlled, installed
 from tests.steps.serving import MODEL_NAME, make_inputs, run_package, spec
 
 READY_SECONDS = 120.0
@@ -38,7 +39,8 @@ def packaged(stage: Stage, seed: int) -> rollout.Inputs:
     folder = stage.scratch / str(seed)
     folder.mkdir(parents=True)
     inputs = make_inputs(stage.store, make_model(folder / "model", seed=seed), folder)
-    result = run_package(stage.store, inputs, folder / "package", spec())
+    quick = spec().model_copy(update={"rollout": RolloutConfig.model_validate(QUICK)})
+    result = run_package(stage.store, inputs, folder / "package", quick)
     return rollout.Inputs(
         run=RunInfo(model=MODEL_NAME, run_id=f"run-{seed}", task_id="rollout.stage"),
         bento=result.bento,
@@ -49,7 +51,7 @@ def packaged(stage: Stage, seed: int) -> rollout.Inputs:
         perplexity=70.0,
         perplexity_low=69.0,
         perplexity_high=71.0,
-        spec=artifacts.publish_files(stage.store, "spec", {"spec.json": spec().canonical()}, folder),
+        spec=artifacts.publish_files(stage.store, "spec", {"spec.json": quick.canonical()}, folder),
     )
 
 
