@@ -20,7 +20,7 @@ from pipelines.settings import Settings, read_settings
 from pipelines.stack import trigger_and_follow
 from tests.load.client import read_ledger, summary
 
-SECOND_VERSION: dict[str, object] = {"seed": 2, "max_steps": 760, "note": "the second version of `make run`"}
+SECOND_VERSION: dict[str, object] = {"seed": 3, "max_steps": 760, "note": "the second version of `make run`"}
 """The challenger: other random numbers, and a few more steps."""
 
 
