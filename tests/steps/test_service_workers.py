@@ -74,6 +74,7 @@ def copy(tiny_model_folder: Path, tmp_path: Path) -> Iterator[Copy]:
         yield Copy(url, psutil.Process(process.pid), home)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_work_and_a_killed_one_loses_no_count(copy: Copy) -> None:
     num_asked = 0
 
