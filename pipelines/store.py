@@ -8,12 +8,15 @@ import fcntl
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from pipelines.errors import BadInput, StoreUnavailable
+
+_MAX_RACES = 100
+"""Attempts to write into a folder that others remove."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class FileBackend:
         self._root = root
 
     def create(self, path: str, data: bytes) -> bool:
-        temporary = self._write_temporary(path, data)
+        temporary = self._write_temporary(path, [data])
         try:
             os.link(temporary, self._root / path)  # fails when the name exists: the file system decides who was first
         except FileExistsError:
@@ -201,7 +204,7 @@ class FileBackend:
         return True
 
     def put(self, path: str, data: bytes) -> None:
-        self._write_temporary(path, data).replace(self._root / path)
+        self._write_temporary(path, [data]).replace(self._root / path)
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
         with self._locked(path):
@@ -219,17 +222,9 @@ class FileBackend:
         return Versioned(data, hashlib.sha256(data).hexdigest())
 
     def put_file(self, path: str, source: Path) -> None:
-        temporary = self._temporary(path)
-        try:
-            with source.open("rb") as reader, temporary.open("xb") as writer:
-                while chunk := reader.read(1 << 20):
-                    writer.write(chunk)
-                writer.flush()
-                os.fsync(writer.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        temporary.replace(self._root / path)
+        with source.open("rb") as reader:
+            chunks = iter(lambda: reader.read(1 << 20), b"")
+            self._write_temporary(path, chunks).replace(self._root / path)
 
     def get_file(self, path: str, target: Path) -> None:
         with (self._root / path).open("rb") as reader, target.open("wb") as writer:
@@ -258,16 +253,13 @@ class FileBackend:
     def local_path(self, path: str) -> Path | None:
         return self._root / path
 
-    def _temporary(self, path: str) -> Path:
+    def _write_temporary(self, path: str, chunks: Iterable[bytes]) -> Path:
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target.parent / f".{target.name}.{uuid.uuid4().hex}"
-
-    def _write_temporary(self, path: str, data: bytes) -> Path:
-        temporary = self._temporary(path)
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
         try:
-            with temporary.open("xb") as writer:
-                writer.write(data)
+            with self._opened(temporary, "xb") as writer:
+                for chunk in chunks:
+                    writer.write(chunk)
                 writer.flush()
                 os.fsync(writer.fileno())
         except BaseException:
@@ -275,11 +267,20 @@ class FileBackend:
             raise
         return temporary
 
+    def _opened(self, path: Path, mode: str) -> IO[bytes]:
+        """Open a file in a folder that others may remove, as long as it is empty."""
+        for _ in range(_MAX_RACES):
+            # FileExistsError: the folder was there, and then no longer
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return cast(IO[bytes], path.open(mode))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return cast(IO[bytes], path.open(mode))
+
     @contextlib.contextmanager
     def _locked(self, path: str) -> Iterator[None]:
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (target.parent / f".{target.name}.lock").open("a") as lock:
+        with self._opened(target.parent / f".{target.name}.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

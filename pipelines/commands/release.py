@@ -49,7 +49,7 @@ def explain(
     url = read_settings().ledger_url()
     rollout = _rollout(url, rollout_id)
     ledger.verify_chain(url, rollout.service)
-    events = [event for event in ledger.events(url, rollout.service) if event.rollout == rollout.id]
+    events = ledger.events(url, rollout.service, rollout=rollout.id)
     looks = list(audit.replayed(rollout, events))
     if as_json:
         typer.echo(json.dumps([report.look_facts(look) for look in looks]))
@@ -102,12 +102,11 @@ def rollback(
 
 def _services(url: str, service: str | None) -> list[str]:
     from pipelines import ledger
+    from pipelines.release import orders
 
-    known = ledger.list_services(url)
     if service is None:
-        return known
-    if service not in known:
-        raise BadInput(f"service {service!r} is not in the ledger; known services: {', '.join(known) or 'none'}")
+        return ledger.list_services(url)
+    orders.running(url, service)  # an unknown one is refused here
     return [service]
 
 

@@ -24,7 +24,6 @@ from pipelines.ledger.rollouts import (
     earlier_trials,
     find_rollout,
     find_rollout_by_id,
-    latest_rollout,
     list_rollouts,
     open_rollout,
     read_rollout,
@@ -38,7 +37,6 @@ from pipelines.ledger.versions import (
     champion_for_evaluation,
     promoted_versions,
     referenced_artifacts,
-    version_by_number,
     was_promoted,
 )
 
@@ -70,7 +68,6 @@ __all__ = [
     "find_rollout_by_id",
     "insert_pair",
     "insert_permit",
-    "latest_rollout",
     "list_pairs",
     "list_rollouts",
     "list_services",
@@ -85,6 +82,5 @@ __all__ = [
     "silence_seconds",
     "snapshot",
     "verify_chain",
-    "version_by_number",
     "was_promoted",
 ]

@@ -141,15 +141,6 @@ def find_rollout_by_id(url: str, rollout_id: int) -> Rollout | None:
         return None if row is None else _to_rollout(connection, row)
 
 
-def latest_rollout(url: str, service: str) -> Rollout | None:
-    """Return a service's rollout that was opened last, or None."""
-    table = tables.rollouts
-    with transaction(url) as connection:
-        query = select(table).where(table.c.service == service).order_by(table.c.id.desc()).limit(1)
-        row = connection.execute(query).one_or_none()
-        return None if row is None else _to_rollout(connection, row)
-
-
 def list_rollouts(url: str, service: str, limit: int = 50) -> list[Rollout]:
     """Return a service's rollouts, latest first."""
     table = tables.rollouts

@@ -79,15 +79,6 @@ def register(opened: Change, candidate: Candidate, run_id: str) -> Version:
     return _to_version(row)
 
 
-def version_by_number(url: str, service: str, number: int) -> Version | None:
-    """Return a service's version by its number, or None."""
-    table = tables.versions
-    with transaction(url) as connection:
-        row = connection.execute(select(table).where(table.c.service == service, table.c.number == number))
-        found = row.one_or_none()
-        return None if found is None else _to_version(found)
-
-
 def promoted_versions(url: str, service: str) -> list[Version]:
     """Return the versions that were in production, the latest first."""
     table, rollouts = tables.versions, tables.rollouts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,7 @@ from pipelines.formats.headers import Traffic
 from pipelines.ledger import Event, Rollout
 from pipelines.release import orders
 from pipelines.release.audit import Look
-from pipelines.release.evidence import Standing, standing
+from pipelines.release.evidence import Standing, exp, standing
 from pipelines.release.ports import Arm
 from pipelines.spec import Frozen
 
@@ -190,10 +189,10 @@ def look_facts(look: Look) -> dict[str, Any]:
 
 def explained(rollout: Rollout, events: Sequence[Event], looks: Sequence[Look]) -> str:
     """Return a rollout's story: its events, and every look with the numbers that were computed again."""
-    computed = {look.at: look for look in looks}
+    computed = iter(looks)
     lines = [f"{rollout}: version {rollout.candidate.number}, {rollout.state.phase} {rollout.state.outcome}".rstrip()]
     for event in events:
-        look = computed.get(event.at) if "reading" in event.facts else None
+        look = next(computed) if "reading" in event.facts else None
         why = event.facts.get("hold_reason") or event.facts.get("detail") or event.facts.get("transition") or ""
         numbers = "" if look is None else _numbers(look)
         weight = f"{event.facts['canary_bp'] / 100:g} %" if "canary_bp" in event.facts else ""
@@ -202,11 +201,6 @@ def explained(rollout: Rollout, events: Sequence[Event], looks: Sequence[Look]) 
         f"{len(looks)} looks computed again from their counts: every verdict follows; the chain of events is whole"
     )
     return "\n".join(lines)
-
-
-def exp(log: float) -> str:
-    """Return the number of a logarithm, short."""
-    return f"{math.exp(min(log, 700.0)):.3g}"
 
 
 def _numbers(look: Look) -> str:

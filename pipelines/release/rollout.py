@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipelines.ledger import Outcome, Phase, Rollout, RolloutState, Version
+from pipelines.ledger import Evidence, Outcome, Phase, Rollout, RolloutState, Version
 from pipelines.release import course
 from pipelines.release.course import Transition
 from pipelines.release.evidence import absorb, begin_weight, held, learn
@@ -26,7 +26,6 @@ from pipelines.release.verdict import VerdictKind, judge
 
 WATCHED = (Phase.SHADOW, Phase.STEP, Phase.BAKE_FULL)
 """Phases in which every look reads counts and comes to a verdict."""
-
 
 LEARNING = (Phase.STAGE, Phase.SMOKE, Phase.WARMUP)
 """Phases before the comparison, in which a look only learns how stable's latencies lie."""
@@ -77,7 +76,7 @@ def advance(rollout: Rollout, seen: Seen) -> RolloutState:
     step = _STEPS.get(rollout.state.phase)
     if rollout.state.phase in LEARNING and seen.reading is not None:
         learned = learn(rollout.state.evidence, seen.reading, rollout.config)
-        rollout = replace(rollout, state=replace(rollout.state, evidence=learned))
+        rollout = _with(rollout, learned)
     return rollout.state if step is None else step(rollout, seen)
 
 
@@ -257,7 +256,7 @@ def _watched(rollout: Rollout, seen: Seen, transition: str, permitted: RolloutSt
         return _without_reading(rollout, seen)
     evidence = absorb(before.evidence, seen.reading, before, config)
     verdict = judge(evidence, seen.reading, before, config)
-    looked = replace(rollout, state=replace(before, evidence=evidence))
+    looked = _with(rollout, evidence)
     if verdict.kind is VerdictKind.ROLLBACK:
         return roll_back(looked, verdict.outcome, verdict.reason, seen.now)
     if before.confirmed_bp is None:
@@ -292,7 +291,7 @@ def _without_reading(rollout: Rollout, seen: Seen) -> RolloutState:
         return _hold(rollout, seen, "nothing could be counted")
     evidence = held(state.evidence.model_copy(update={"looked_at": seen.now}), state.evidence, rollout.config)
     if evidence.held_seconds >= rollout.config.max_hold_seconds:
-        looked = replace(rollout, state=replace(state, evidence=evidence))
+        looked = _with(rollout, evidence)
         detail = f"no counts within {rollout.config.max_hold_seconds:g} s: {seen.problem}"
         return roll_back(looked, Outcome.NO_EVIDENCE, detail, seen.now)
     return replace(state, hold_reason=_because("nothing could be counted", seen), evidence=evidence)
@@ -305,6 +304,10 @@ def _unless_late(rollout: Rollout, state: RolloutState, seen: Seen, transition: 
     wanted = course.wanted(rollout, transition, seen.permits)
     detail = f"{wanted} did not come within {course.patience(rollout, transition):g} s"
     return roll_back(replace(rollout, state=state), Outcome.ABORTED, detail, seen.now)
+
+
+def _with(rollout: Rollout, evidence: Evidence) -> Rollout:
+    return replace(rollout, state=replace(rollout.state, evidence=evidence))
 
 
 def _drained(rollout: Rollout, seen: Seen, otherwise: str) -> RolloutState:

@@ -16,6 +16,7 @@ from pipelines.release.evidence import (
     ERRORS,
     MIN_LOOKS,
     VALIDITY,
+    exp,
     log_bet,
     log_e_star,
     log_mixture,
@@ -85,7 +86,7 @@ def _if_worse(evidence: Evidence, state: RolloutState, config: RolloutConfig) ->
     log_e = log_e_star(evidence, config)
     if log_e >= limit:
         worst = max(shares(config), key=lambda metric: log_mixture(evidence.log_e, metric))
-        reason = f"E = {_exp(log_e)} of {_exp(limit)}, most of it from {worst} ({_described(evidence)})"
+        reason = f"E = {exp(log_e)} of {exp(limit)}, most of it from {worst} ({_described(evidence)})"
         return Verdict.rollback(Outcome.WORSE, reason)
     log_full = float(np.logaddexp.reduce([log_mixture(evidence.full, metric) for metric in (ERRORS, VALIDITY)]))
     if state.phase is Phase.BAKE_FULL and log_full - math.log(2.0) >= limit:
@@ -141,14 +142,10 @@ def _missing(evidence: Evidence, reading: Reading, state: RolloutState, config: 
         if (found := log_bet(evidence, metric)) < needed:
             clean = sequential.exposures_needed(config.max_bad_rate, config.beta)
             yield (
-                f"evidence on {metric} is {_exp(found)} of {_exp(needed)} (a version without bad events needs {clean} "
+                f"evidence on {metric} is {exp(found)} of {exp(needed)} (a version without bad events needs {clean} "
                 "requests)"
             )
 
 
 def _described(evidence: Evidence) -> str:
     return ", ".join(f"{key} {bad} bad of {n}" for key, (n, bad) in sorted(evidence.totals.items()) if n) or "no counts"
-
-
-def _exp(log: float) -> str:
-    return f"{math.exp(min(log, 700.0)):.3g}"

@@ -91,7 +91,7 @@ def demonstrate(settings: Settings, model: str, kind: str) -> Rollout:
 
 def _follow(settings: Settings, model: str, bad: Candidate) -> Rollout:
     """Run the candidate's lifecycle, show its rollout, and break its copy for users if that is its fault."""
-    url, before = settings.ledger_url(), ledger.latest_rollout(settings.ledger_url(), model)
+    url, before = settings.ledger_url(), latest(settings.ledger_url(), model)
     command = [sys.executable, "-m", "pipelines", "run", "--spec", str(bad.spec), *bad.arguments]
     command += ["--note", "a worse candidate", "--override", "a demonstration"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(bad.tree), str(bad.tree / "plugins")])}
@@ -100,7 +100,7 @@ def _follow(settings: Settings, model: str, bad: Candidate) -> Rollout:
         process = subprocess.Popen(command, cwd=bad.tree, env=environment)
         shown, is_broken = "", not bad.fails_users
         while process.poll() is None:
-            rollout = ledger.latest_rollout(url, model)
+            rollout = latest(url, model)
             if rollout is not None and (before is None or rollout.id != before.id):
                 if not is_broken and _is_described(settings, rollout):
                     broken.enter_context(failing(settings, rollout.candidate.copy_name, FAILING_PERCENT))
@@ -109,11 +109,16 @@ def _follow(settings: Settings, model: str, bad: Candidate) -> Rollout:
                     broken.close()  # the port must be free when the copy is stopped
                 shown = _show(facts(rollout).line(), shown)
             time.sleep(POLL_SECONDS)
-        rollout = ledger.latest_rollout(url, model)
+        rollout = latest(url, model)
         if rollout is None or (before is not None and rollout.id == before.id):
             raise NotRolledBack("the candidate never got as far as a rollout; the lines above say why")
         _wait(lambda: ledger.read_rollout(url, rollout.id).state.is_final, "the rollout does not end")
         return ledger.read_rollout(url, rollout.id)
+
+
+def latest(url: str, service: str) -> Rollout | None:
+    """Return the rollout that was opened last, or None."""
+    return next(iter(ledger.list_rollouts(url, service, limit=1)), None)
 
 
 def _require_rolled_back(settings: Settings, rollout: Rollout, champion: Version, port: int) -> None:

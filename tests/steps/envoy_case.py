@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
 from pipelines.formats.headers import Traffic
-from pipelines.release.local.envoy import EnvoyFiles
+from pipelines.release.local.envoy import FLUSH_SECONDS, EnvoyFiles
 from pipelines.release.local.router import EnvoyRouter
 from pipelines.release.ports import Address, Arm, Counts, Observed, Route, Sessions, Split, Tally, Target
 from pipelines.settings import Settings
@@ -68,7 +69,12 @@ class Endpoint:
         return self.client.post(self.url, json={"prompt": "x", **(body or {})}, headers=named, timeout=timeout)
 
     def cursor(self) -> str:
-        """Return the cursor of this moment."""
+        """Return the cursor of this moment, when what came before it is in the log."""
+        text, still_since = self.log_text(), time.monotonic()
+        while time.monotonic() < still_since + 5 * FLUSH_SECONDS:
+            time.sleep(0.02)
+            if (latest := self.log_text()) != text:
+                text, still_since = latest, time.monotonic()
         return self.router.counts(self.service, None).cursor
 
     def counts(self, since: str, num_exposures: int, sessions: Sessions | None = None) -> Counts:
@@ -85,7 +91,8 @@ class Endpoint:
         return latest
 
     def log_text(self) -> str:
-        return EnvoyFiles.of(self.envoy.settings).access_log(self.service).read_text()
+        path = EnvoyFiles.of(self.envoy.settings).access_log(self.service)
+        return path.read_text() if path.exists() else ""
 
     @contextlib.contextmanager
     def stream(self, num_chunks: int = 200, **headers: str) -> Iterator[Stream]:

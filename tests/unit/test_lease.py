@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,18 @@ def test_a_waiting_process_goes_on_when_the_lease_is_free(store: Store) -> None:
         order.append("first")
     waiter.join(10)
     assert order == ["first", "second"]
+
+
+def test_whoever_writes_meets_no_folder_that_goes_with_its_last_object(store: Store) -> None:
+    def write_and_delete(thread: int) -> None:
+        for _ in range(100):
+            assert store.create(f"leases/{thread}.json", b"")
+            store.put(f"leases/{thread}.json", b"x")
+            store.delete(f"leases/{thread}.json")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write_and_delete, range(4)))
+    assert store.list("leases") == []
 
 
 def _hold_and_die(url: str) -> None:

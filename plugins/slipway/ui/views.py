@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pipelines import ledger
 from pipelines.formats.headers import Traffic
 from pipelines.ledger import Phase
 from pipelines.release import report
+from pipelines.release.evidence import exp
 from pipelines.release.report import Point, Present, RolloutFacts
 from slipway.specs import lifecycle_id
 from slipway.ui.curve import Chart, chart
@@ -181,7 +181,7 @@ def _counted(facts: RolloutFacts) -> Iterable[Counted]:
 
 def _gauge(log: float, log_limit: float) -> Gauge:
     share = min(1.0, max(0.0, log / log_limit))
-    return Gauge(report.exp(log), f"{math.exp(log_limit):.3g}", round(share, 3))
+    return Gauge(exp(log), exp(log_limit), round(share, 3))
 
 
 def _rows(present: Present) -> tuple[Row, ...]:
