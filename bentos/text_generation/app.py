@@ -106,6 +106,8 @@ class Call:
             content = await read_json(self._request, self._runtime.limits.max_body_bytes)
             plan = make_plan(content, self._runtime)
             generations = self._runtime.submit(plan.prompts, plan.params, self._traffic)
+            if self._traffic is Traffic.USER:
+                self._runtime.recorder.note(plan.asked)
             if plan.stream:
                 return StreamingResponse(self._events(plan, generations), media_type="text/event-stream")
             return await self._whole(plan, generations)

@@ -21,6 +21,9 @@ class Plan:
     prompts: list[tuple[int, ...]]
     """Each gets an answer of its own."""
 
+    asked: CompletionRequest | ChatRequest
+    """What was sent."""
+
     params: SamplingParams
     answer: Answer
     stream: bool
@@ -51,7 +54,7 @@ def plan_completion(content: dict[str, Any], runtime: Runtime) -> Plan:
     )
     encode = runtime.engine.encode
     prompts = [encode(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in asked.prompt]
-    return Plan(prompts, params, answer, asked.stream, asked.stream_options.include_usage)
+    return Plan(prompts, asked, params, answer, asked.stream, asked.stream_options.include_usage)
 
 
 def plan_chat(content: dict[str, Any], runtime: Runtime) -> Plan:
@@ -78,7 +81,7 @@ def plan_chat(content: dict[str, Any], runtime: Runtime) -> Plan:
         stream=asked.stream,
         logprobs=asked.logprobs,
     )
-    return Plan([prompt], params, answer, asked.stream, asked.stream_options.include_usage)
+    return Plan([prompt], asked, params, answer, asked.stream, asked.stream_options.include_usage)
 
 
 def _check_model(asked: Request, runtime: Runtime) -> None:

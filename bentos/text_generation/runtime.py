@@ -9,6 +9,7 @@ from typing import Self
 
 from bentos.text_generation.chat import ChatTemplate
 from bentos.text_generation.metrics import Metrics, forget_dead_processes
+from bentos.text_generation.recording import Recorder
 from pipelines.formats import bento
 from pipelines.formats.bento import Identity
 from pipelines.formats.headers import Traffic
@@ -29,11 +30,16 @@ class Runtime:
     engine: Engine
     chat: ChatTemplate
     metrics: Metrics
+    recorder: Recorder
     _running: dict[Generation, Traffic] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, source: Path) -> Self:
+    def load(cls, source: Path, worker: int) -> Self:
         """Verify the bento whose `src/` is given, then load its model.
+
+        Args:
+            source: folder with the model, its code and its settings.
+            worker: number of this process among the copy's.
 
         Raises:
             ArtifactCorrupt: names a file that differs from what was packaged.
@@ -49,6 +55,7 @@ class Runtime:
             engine=Engine.load(folder, max_batch=limits.max_batch, max_queue=limits.max_queue, threads=limits.threads),
             chat=ChatTemplate(folder),
             metrics=Metrics(identity.version),
+            recorder=Recorder.of_worker(limits, worker),
         )
 
     def submit(
@@ -66,6 +73,11 @@ class Runtime:
             generation.cancel()
             self._running.pop(generation, None)
         self._note_waiting()
+
+    def close(self) -> None:
+        """Stop computing; whoever still waits is told so."""
+        self.engine.close()
+        self.recorder.close()
 
     def _note_waiting(self) -> None:
         num_waiting = self.engine.num_waiting

@@ -47,7 +47,7 @@ class TextGeneration:
         """Verify the files once more, in the process that loads them, and load the model."""
         from bentos.text_generation.runtime import Runtime  # noqa: PLC0415 - torch is for workers, not their supervisor
 
-        self._runtime = Runtime.load(SOURCE)
+        self._runtime = Runtime.load(SOURCE, bentoml.server_context.worker_index or 1)
         api.runtime = self._runtime
         identity = self._runtime.identity
         logger.info("serving %s:%s, model digest %s", identity.name, identity.version, identity.digest)
@@ -55,7 +55,7 @@ class TextGeneration:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # bentoml is not typed
     def close(self) -> None:
         """Stop computing; whoever still waits is told so."""
-        self._runtime.engine.close()
+        self._runtime.close()
 
     def __is_ready__(self) -> bool:
         """Return whether the engine takes requests."""

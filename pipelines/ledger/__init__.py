@@ -36,6 +36,7 @@ from pipelines.ledger.versions import (
     champion,
     champion_for_evaluation,
     promoted_versions,
+    promotions,
     referenced_artifacts,
     was_promoted,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "migrate",
     "open_rollout",
     "promoted_versions",
+    "promotions",
     "read_rollout",
     "read_service",
     "record_release",

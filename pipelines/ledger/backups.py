@@ -103,6 +103,16 @@ def list_backups(url: str) -> list[BackupRecord]:
         return [BackupRecord(**row._mapping) for row in connection.execute(query)]
 
 
+def list_saved_versions(url: str, service: str, limit: int) -> list[tuple[str, int]]:
+    """Return the names of the backups that hold a version of a service in production, with its number; latest first."""
+    table, backups = tables.events, tables.backups
+    query = select(table.c.facts).where(table.c.service == service, table.c.kind == "backed_up")
+    known = query.where(table.c.facts["backup"].as_string().in_(select(backups.c.id)))
+    with transaction(url) as connection:
+        rows = connection.execute(known.order_by(table.c.seq.desc()).limit(limit)).scalars()
+        return [(facts["backup"], facts["version"]) for facts in rows]
+
+
 def knows_schema(revision: str) -> bool:
     """Say whether this code can read a ledger at an alembic revision."""
     from alembic.config import Config

@@ -50,6 +50,10 @@ class Evidence(Frozen):
     totals: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Exposures and bad ones since counting began, by `arm/traffic`, for people."""
 
+    counted: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Router's and services' counts of the same requests at the present weight, by `arm/traffic`; see
+    `pipelines.release.agreement`."""
+
     pairs: int = 0
     """Reference pairs that were taken into account."""
 

@@ -88,6 +88,17 @@ def promoted_versions(url: str, service: str) -> list[Version]:
         return [_to_version(row) for row in connection.execute(query)]
 
 
+def promotions(url: str, service: str, limit: int) -> list[tuple[int, float]]:
+    """Return the numbers of versions that were in production, and when each last became it, the latest first."""
+    table, rollouts = tables.versions, tables.rollouts
+    since = func.max(rollouts.c.ended_at)
+    query = select(table.c.number, since).join(rollouts, rollouts.c.candidate == table.c.id)
+    promoted = query.where(table.c.service == service, rollouts.c.phase == Phase.PROMOTED).group_by(table.c.number)
+    with transaction(url) as connection:
+        rows = connection.execute(promoted.order_by(since.desc(), table.c.number.desc()).limit(limit)).all()
+    return [(number, float(moment)) for number, moment in rows]
+
+
 def version_by_id(connection: Connection, version_id: int) -> Version:
     """Return a version."""
     return _to_version(connection.execute(select(tables.versions).where(tables.versions.c.id == version_id)).one())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pipelines import ledger
 from pipelines.errors import LedgerUnavailable, SlipwayError
 from pipelines.ledger import Phase, Rollout, RolloutState, Snapshot, StaleRollout
-from pipelines.release import audit, vetting
+from pipelines.release import audit, offers, vetting
 from pipelines.release import reconcile as worlds
 from pipelines.release.admission import admit
 from pipelines.release.counting import take_reading
@@ -189,8 +189,9 @@ def run_controller(settings: Settings) -> None:
     with ledger.controller_lock(url) as still_locked:
         ledger.beat(url)
         controller = Controller(url, *adapters.connect(settings))
-        replayer = Replayer(url, Store(settings.store_url()), controller.probe)
+        replayer = Replayer(url, Store(settings.store_url()), controller.fleet, controller.probe)
         controller.remove_unknown()
+        _in_background("offers", offers.keep_fresh, settings, stopping)
         logger.info("the controller is at work")
         try:
             while True:

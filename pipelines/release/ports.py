@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 from pipelines.errors import SlipwayError
 from pipelines.formats.headers import Traffic
 from pipelines.formats.metrics import ServiceCounters
-from pipelines.formats.requests import ReferenceRequest
+from pipelines.formats.requests import RecordedRequest, ReferenceRequest
 from pipelines.ledger import Version
 
 FULL_BP = 10_000
@@ -178,6 +178,9 @@ class Fleet(Protocol):
             FleetError: when it cannot be asked.
         """
 
+    def recorded(self, copy: str) -> Sequence[RecordedRequest]:
+        """Return the requests of users that a copy has kept, redacted; none when it keeps none."""
+
 
 class Router(Protocol):
     """The endpoint of every service. Desired state in, observed state out."""
@@ -258,6 +261,15 @@ class Probe(Protocol):
         """Return the log-probability that an arm gives a reference's continuation, in nats per byte of its text.
 
         Bytes, not tokens: two versions may have different tokenizers. None: the answer was invalid.
+
+        Raises:
+            ProbeFailed: when no answer came.
+        """
+
+    def repeat(self, port: int, arm: Arm, request: RecordedRequest) -> None:
+        """Send a recorded request to an arm and wait for the end of its answer.
+
+        An error is an answer as well: router and service count it, and nobody else reads it.
 
         Raises:
             ProbeFailed: when no answer came.

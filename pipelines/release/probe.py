@@ -13,7 +13,13 @@ from pipelines import artifacts
 from pipelines.errors import ArtifactCorrupt
 from pipelines.formats import headers
 from pipelines.formats.bento import SOURCE
-from pipelines.formats.requests import GOLDEN_FILE, GoldenRequest, ReferenceRequest, parse_requests
+from pipelines.formats.requests import (
+    GOLDEN_FILE,
+    GoldenRequest,
+    RecordedRequest,
+    ReferenceRequest,
+    parse_requests,
+)
 from pipelines.ledger import Version
 from pipelines.release.ports import Arm, ProbeFailed, Served, SmokeReport
 from pipelines.store import Store
@@ -71,6 +77,14 @@ class HttpProbe:
             return None
         return sum(score for score in scores if score is not None) / len(reference.continuation.encode())
 
+    def repeat(self, port: int, arm: Arm, request: RecordedRequest) -> None:
+        """Send a recorded request; what it is answered is counted elsewhere, and may repeat a user's words.
+
+        Raises:
+            ProbeFailed: when no answer came.
+        """
+        self._send("POST", port, request.path, json=request.body(), headers={headers.PIN: arm})
+
     def interface(self, port: int, arm: Arm) -> frozenset[str]:
         """Read the arm's OpenAPI document.
 
@@ -100,13 +114,16 @@ class HttpProbe:
         return self._ask("POST", port, "/v1/completions", json=body, headers={headers.PIN: arm})
 
     def _ask(self, method: str, port: int, path: str, **arguments: Any) -> httpx.Response:
-        try:
-            response = self._client.request(method, f"http://{HOST}:{port}{path}", **arguments)
-        except httpx.HTTPError as error:
-            raise ProbeFailed(f"{path} through the router: {error or type(error).__name__}") from error
+        response = self._send(method, port, path, **arguments)
         if not response.is_success:
             raise ProbeFailed(f"{path} through the router: {response.status_code} {response.text[:200].strip()}")
         return response
+
+    def _send(self, method: str, port: int, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, f"http://{HOST}:{port}{path}", **arguments)
+        except httpx.HTTPError as error:
+            raise ProbeFailed(f"{path} through the router: {error or type(error).__name__}") from error
 
 
 def _served(response: httpx.Response) -> Served:

@@ -31,6 +31,9 @@ class ModelSpec(Frozen):
     schedule: str | None = None
     """Cron expression or Airflow preset; null: by hand only."""
 
+    run_timeout_seconds: int | None = Field(default=None, ge=60)
+    """A run that takes longer fails, and what it was releasing goes back; null: no limit."""
+
     data: DataConfig = DataConfig()
     """Source and suite."""
 

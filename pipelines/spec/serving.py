@@ -53,6 +53,19 @@ class ServiceConfig(Frozen):
     """How long a copy may be silent in an answer: longer than the time to the first token, and than one answer that is
     not streamed."""
 
+    recorded_requests: int = Field(default=0, ge=0, le=1000)
+    """Last requests of users that a copy keeps, redacted as far as patterns go, to send them again to both versions of
+    the next rollout; shared out to the workers. 0: none, for prompts are private."""
+
+    @model_validator(mode="after")
+    def _every_worker_may_record(self) -> Self:
+        if 0 < self.recorded_requests < self.workers:
+            raise ValueError(
+                f"recorded_requests must be 0 or at least one for each of the {self.workers} workers, "
+                f"got {self.recorded_requests}"
+            )
+        return self
+
 
 class MetricWeights(Frozen):
     """How much of the false-alarm rate each metric may use; at least one is above 0."""
@@ -77,7 +90,7 @@ class MetricWeights(Frozen):
 
 
 class ReplayConfig(Frozen):
-    """Reference requests, which are sent to both versions on purpose."""
+    """Reference requests and recorded ones (`service.recorded_requests`), sent to both versions on purpose."""
 
     requests_per_second: float = Field(default=2.0, ge=0.0, le=100.0)
     """Pairs per second; 0 turns replaying off."""

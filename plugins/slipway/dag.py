@@ -22,6 +22,7 @@ ALL_MODELS = "_all"
 def dag_arguments(listed: ListedSpec) -> dict[str, Any]:
     """Return the arguments of a lifecycle DAG."""
     spec = listed.spec
+    limit = spec.run_timeout_seconds
     return {
         "dag_id": listed.dag_id,
         "dag_display_name": f"{listed.dag_id} (broken spec)" if listed.problem else listed.dag_id,
@@ -30,6 +31,7 @@ def dag_arguments(listed: ListedSpec) -> dict[str, Any]:
         "schedule": spec.schedule,
         "catchup": False,
         "max_active_runs": 1,
+        "dagrun_timeout": None if limit is None else timedelta(seconds=limit),
         "tags": ["slipway", spec.name, *(["broken-spec"] if listed.problem else [])],
         "params": trigger_form(),
         "default_args": {**task_defaults(spec.name, spec.owner), "spec_file": listed.path.name},

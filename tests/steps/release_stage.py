@@ -71,13 +71,23 @@ class Stage:
     def store(self) -> Store:
         return Store(self.settings.store_url())
 
-    def inputs(self, word: str, run_id: str, *, answer: str | None = None, **rules: object) -> rollout.Inputs:
-        """Publish a small bento that answers golden requests and return what its run would release."""
+    def inputs(
+        self, word: str, run_id: str, *, answer: str | None = None, habits: object = None, **rules: object
+    ) -> rollout.Inputs:
+        """Publish a small bento that answers golden requests and return what its run would release.
+
+        Args:
+            word: the version, and its answer.
+            run_id: of the run.
+            answer: to the golden request; None: the right one.
+            habits: what is wrong with it; see `tests.steps.copy_server.Habits`.
+            rules: of the rollout, besides `QUICK`.
+        """
         folder = self.scratch / f"{word}-{run_id}"
         source = folder / "bento" / "src"
         source.mkdir(parents=True)
         digest = artifacts.describe("model", self._file(folder / "model", word)).digest
-        known = {"version": word, "digest": digest, "answers": {"Once": answer or f"upon {word}"}}
+        known = {"version": word, "digest": digest, "answers": {"Once": answer or f"upon {word}"}, "habits": habits}
         (source / "copy.json").write_text(json.dumps(known))
         golden = GoldenRequest(
             prompt="Once", max_tokens=4, expected_text=f"upon {word}", expected_tokens=(1, 2, 3, 4), margin=1.0
@@ -146,7 +156,7 @@ def controlled(stage: Stage, service: str = MODEL) -> Iterator[None]:
             ledger.beat(stage.url)
 
     ledger.beat(stage.url)
-    replayer = Replayer(stage.url, stage.store, controller.probe)
+    replayer = Replayer(stage.url, stage.store, controller.fleet, controller.probe)
     threads = [
         threading.Thread(target=keep_looking, args=(controller, service, stopping)),
         threading.Thread(target=replayer.keep_replaying, args=(service, stopping)),

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from pipelines import artifacts
-from pipelines.formats import bento, headers, metrics
+from pipelines.formats import bento, headers, metrics, recordings
 from pipelines.formats.headers import Traffic
 from pipelines.formats.metrics import ServiceCounters
 from pipelines.formats.requests import GoldenRequest, read_requests
@@ -85,12 +85,14 @@ def packaged(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def served(packaged: tuple[Path, package.Result], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The service, started as the local fleet starts it; it must not write into the bento."""
+    """The service, started as the local fleet starts it; it must not write into the bento, nor keep users' requests."""
     folder, result = packaged
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with serving.serve(folder, tmp_path_factory.mktemp("home") / "copy") as (url, _, _):
+    home = tmp_path_factory.mktemp("home") / "copy"
+    with serving.serve(folder, home) as (url, _, _):
         yield Served(url, folder, result)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert not (home / recordings.FOLDER).exists()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A copy with two worker processes: both answer, their counters add up, and one that is killed comes back."""
+"""A copy with two worker processes: both answer and record, their counters add up, a killed one comes back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import multiprocess
 
 from pipelines import artifacts
-from pipelines.formats import metrics
+from pipelines.formats import metrics, recordings
 from pipelines.formats.headers import Traffic
 from pipelines.store import Store
 from tests.steps import serving
@@ -51,6 +51,10 @@ class Copy:
                     found.add(child.pid)
         return found
 
+    def recorded(self) -> dict[str, int]:
+        """Return how many requests each file of recorded ones holds."""
+        return {path.name: len(recordings.read(path)) for path in (self.home / recordings.FOLDER).glob("*.jsonl")}
+
     def answered(self) -> int:
         """Return how many requests the copy says it has answered."""
         text = httpx.get(f"{self.url}/metrics", timeout=60).raise_for_status().text
@@ -68,14 +72,14 @@ def copy(tiny_model_folder: Path, tmp_path: Path) -> Iterator[Copy]:
     """A copy with two workers."""
     store = Store(f"file://{tmp_path}/store")
     inputs = serving.make_inputs(store, tiny_model_folder, tmp_path)
-    result = serving.run_package(store, inputs, tmp_path / "package", serving.spec(workers=2))
+    result = serving.run_package(store, inputs, tmp_path / "package", serving.spec(workers=2, recorded_requests=4))
     folder, home = artifacts.fetch(store, result.bento, tmp_path / "cache"), tmp_path / "home"
     with serving.serve(folder, home) as (url, process, _):
         yield Copy(url, psutil.Process(process.pid), home)
 
 
 @pytest.mark.slow
-def test_two_workers_share_the_work_and_a_killed_one_loses_no_count(copy: Copy) -> None:
+def test_two_workers_share_the_work_and_a_killed_one_loses_neither_counts_nor_its_file(copy: Copy) -> None:
     num_asked = 0
 
     def everyone_has_answered() -> bool:
@@ -87,9 +91,12 @@ def test_two_workers_share_the_work_and_a_killed_one_loses_no_count(copy: Copy) 
 
     serving.wait_until(everyone_has_answered, "both workers have answered")
     assert copy.answered() == sum(map(copy.answered_by, copy.workers())) == num_asked
+    serving.wait_until(lambda: copy.recorded() == {"1.jsonl": 2, "2.jsonl": 2}, "both workers have recorded")
 
     first, second = copy.workers()
     os.kill(first, signal.SIGKILL)
+    for path in (copy.home / recordings.FOLDER).glob("*.jsonl"):
+        path.unlink()
     seen = [num_asked]
 
     def is_replaced() -> bool:
@@ -101,3 +108,6 @@ def test_two_workers_share_the_work_and_a_killed_one_loses_no_count(copy: Copy) 
     assert second in copy.workers()
     assert set(seen) == {seen[0]}
     assert copy.answered() == num_asked
+
+    serving.wait_until(lambda: everyone_has_answered() and len(copy.recorded()) == 2, "both record again")
+    assert copy.recorded().keys() == {"1.jsonl", "2.jsonl"}

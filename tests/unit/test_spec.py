@@ -40,6 +40,11 @@ def test_shipped_specs_are_valid(path: Path) -> None:
         pytest.param(
             "data: {suite: [{type: expect_a, kwarg: {}}]}", r"data\.suite\[0\]: unknown key 'kwarg'", id="key-in-list"
         ),
+        pytest.param(
+            "service: {workers: 4, recorded_requests: 3}",
+            r"service: recorded_requests must be 0 or at least one for each of the 4 workers, got 3",
+            id="a-worker-that-records-nothing",
+        ),
         pytest.param("training: {max_steps: many}", r"training\.max_steps: .*integer.*got 'many'", id="wrong-type"),
         pytest.param("training: [1]", r"training: .*got \[1\]", id="list-for-mapping"),
         pytest.param("- 1", r"a spec is a mapping of sections, got list", id="not-a-mapping"),

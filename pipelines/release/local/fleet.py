@@ -22,9 +22,10 @@ import httpx
 import psutil
 
 from pipelines import artifacts
-from pipelines.formats import bento, metrics
+from pipelines.formats import bento, metrics, recordings
 from pipelines.formats.headers import Traffic
 from pipelines.formats.metrics import ServiceCounters
+from pipelines.formats.requests import RecordedRequest
 from pipelines.ledger import Version
 from pipelines.release.local.clusters import READY_PATH
 from pipelines.release.local.listeners import LOOPBACK
@@ -124,6 +125,10 @@ class SupervisorFleet:
             return metrics.parse(response.text)
         except (ValueError, OverflowError, KeyError) as error:  # NaN among them
             raise FleetError(f"fleet: copy {copy} tells metrics that are no counts: {error}") from error
+
+    def recorded(self, copy: str) -> Sequence[RecordedRequest]:
+        """Read the files in the copy's home, which only this account can read; they go when the copy is stopped."""
+        return recordings.read_all(self._homes / copy)
 
     def _describe(self, version: Version) -> Record:
         folder = artifacts.fetch(self._store, version.bento, self._cache)

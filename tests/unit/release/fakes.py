@@ -10,7 +10,7 @@ from pipelines.artifacts import ArtifactRef
 from pipelines.errors import RouterRejected
 from pipelines.formats.headers import Traffic
 from pipelines.formats.metrics import ServiceCounters
-from pipelines.formats.requests import ReferenceRequest
+from pipelines.formats.requests import RecordedRequest, ReferenceRequest
 from pipelines.ledger import Candidate, Version
 from pipelines.release.ports import (
     Address,
@@ -101,6 +101,8 @@ class FakeFleet:
     silent: set[str] = field(default_factory=set)
     """Copies whose metrics cannot be read."""
 
+    recordings: dict[str, list[RecordedRequest]] = field(default_factory=dict)
+
     def start(self, version: Version) -> Address:
         copy = version.copy_name
         if copy not in self.copies:
@@ -125,6 +127,9 @@ class FakeFleet:
         if copy in self.silent:
             raise FleetError(f"{copy} does not tell its metrics")
         return self.faults.run(f"meter {copy}", lambda: self.traffic.meter(copy))
+
+    def recorded(self, copy: str) -> tuple[RecordedRequest, ...]:
+        return tuple(self.recordings.get(copy, ()))
 
 
 @dataclass
@@ -186,6 +191,7 @@ class FakeProbe:
     impostors: dict[str, Version] = field(default_factory=dict)
     warmed: list[tuple[str, int]] = field(default_factory=list)
     scores: dict[Arm, float | None] = field(default_factory=lambda: dict.fromkeys(Arm, -1.0))
+    repeated: list[tuple[Arm, RecordedRequest]] = field(default_factory=list)
     interfaces: dict[Arm, frozenset[str]] = field(default_factory=dict)
     is_mute: bool = False
     """Nobody says what it offers."""
@@ -208,6 +214,9 @@ class FakeProbe:
 
     def score(self, port: int, arm: Arm, reference: ReferenceRequest) -> float | None:
         return self.scores[arm]
+
+    def repeat(self, port: int, arm: Arm, request: RecordedRequest) -> None:
+        self.repeated.append((arm, request))
 
     def interface(self, port: int, arm: Arm) -> frozenset[str]:
         if self.is_mute:

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines import artifacts
 from pipelines.errors import ArtifactCorrupt
-from pipelines.formats.requests import GoldenRequest, write_requests
+from pipelines.formats.requests import GoldenRequest, RecordedMessage, RecordedRequest, write_requests
 from pipelines.ledger import Version
-from pipelines.release.ports import ProbeFailed, Served
+from pipelines.release.ports import Arm, ProbeFailed, Served
 from pipelines.release.probe import HttpProbe
 from pipelines.store import Store
 from tests.unit.release.fakes import candidate
@@ -80,6 +80,34 @@ def test_an_answer_that_did_not_come_says_nothing_about_the_weights(store: Store
 
     with pytest.raises(ProbeFailed, match="connection refused"):
         probe(store, refuse).served(8100)
+
+
+@pytest.mark.parametrize("status", [200, 422, 429, 500])
+def test_a_recorded_request_is_pinned_and_any_answer_will_do(store: Store, status: int) -> None:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(status, text="prompt: too long, got 'my secret'")
+
+    turns = (RecordedMessage(role="user", content="my secret"),)
+    recorded = RecordedRequest(path="/v1/chat/completions", messages=turns, max_tokens=4)
+    probe(store, answer).repeat(8100, Arm.STABLE, recorded)
+    assert [request.url for request in requests] == ["http://127.0.0.1:8100/v1/chat/completions"]
+    assert requests[0].headers["X-Slipway-Pin"] == "stable"
+    assert json.loads(requests[0].content) == {
+        "messages": [{"role": "user", "content": "my secret"}],
+        "max_tokens": 4,
+    }
+
+
+def test_a_recorded_request_without_an_answer_says_so_and_not_what_was_asked(store: Store) -> None:
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("timed out")
+
+    with pytest.raises(ProbeFailed, match="/v1/completions through the router: timed out") as raised:
+        probe(store, refuse).repeat(8100, Arm.CANARY, RecordedRequest(path="/v1/completions", prompt="my secret"))
+    assert "secret" not in str(raised.value)
 
 
 def test_an_endpoint_without_our_headers_is_nobody_we_know(store: Store, version: Version) -> None:
