@@ -31,8 +31,11 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 def create(reason: Annotated[str, typer.Option(help="Why; kept in the backup.")] = "by hand") -> None:
     """Back up champions, routes, ledger, Airflow's database and specs to SLIPWAY_BACKUP."""
     from pipelines.backup.create import create_backup
+    from pipelines.release import offers
 
-    created = create_backup(read_settings(), reason)
+    settings = read_settings()
+    created = create_backup(settings, reason)
+    offers.refresh(settings)
     typer.echo(created.detail)
     for removed in created.removed:
         typer.echo(f"removed {removed}: retention does not keep it")

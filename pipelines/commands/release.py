@@ -81,16 +81,19 @@ def abort(service: ServiceArgument) -> None:
 def rollback(
     service: ServiceArgument,
     to: Annotated[int | None, typer.Option(help="Version that was in production; without it, the one before.")] = None,
+    backup: Annotated[str, typer.Option(help="Backup whose version in production is wanted; all of it is read.")] = "",
 ) -> None:
-    """Return to an earlier version, without analysis. A running rollout is aborted instead, unless --to is given."""
+    """Return to an earlier version, without analysis. A running rollout is aborted; that is all if nothing is named."""
     from pipelines.release import inline, orders
 
     settings = read_settings()
     url = settings.ledger_url()
+    present = orders.running(url, service)
+    to = _version_wanted(settings, service, to, backup)
     fleet, router, _ = _adapters(settings)
-    if orders.running(url, service) is not None:
+    if present is not None:
         ended = inline.wait_for_end(orders.abort(url, service, _person(), fleet=fleet, router=router), settings)
-        if to is None:
+        if to in (None, _serving(url, service)):
             _tell_end(ended, settings)
             return
     rollout = orders.return_to(url, service, to, run_id=f"cli__rollback-{uuid.uuid4().hex[:12]}", person=_person())
@@ -98,6 +101,24 @@ def rollback(
     _tell_end(ended, settings)
     if ended.state.outcome not in ("promoted", "already_serving"):
         raise ReleaseRefused(f"{ended}: {ended.state.outcome}: {ended.state.detail}")
+
+
+def _version_wanted(settings: Settings, service: str, to: int | None, backup: str) -> int | None:
+    from pipelines.backup.held import version_held
+    from pipelines.release import orders
+
+    if to is not None and backup:
+        raise BadInput(f"--to {to} and --backup {backup}: name one of them")
+    if to is not None:
+        orders.check_promoted(settings.ledger_url(), service, to)
+    return version_held(settings, backup, service) if backup else to
+
+
+def _serving(url: str, service: str) -> int | None:
+    from pipelines import ledger
+
+    champion = ledger.champion(url, service)
+    return None if champion is None else champion.number
 
 
 def _services(url: str, service: str | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipelines import ledger
@@ -12,15 +12,12 @@ from pipelines.formats.headers import Traffic
 from pipelines.formats.metrics import ServiceCounters
 from pipelines.ledger import Pair, Rollout
 from pipelines.release.ports import Arm, Counts, Fleet, Router, RouterUnavailable, Sessions, Tally
-from pipelines.release.reading import Compared, Latencies, Reading
+from pipelines.release.reading import STABLE_OF, Compared, Counted, Latencies, Reading
 
 MIN_SEEN = 20
 """Good requests in one look of which a copy must have counted at least one itself."""
 
 Meters = Mapping[str, Mapping[str, tuple[int, ...]]]
-
-_STABLE_OF = {Traffic.USER: Traffic.USER, Traffic.PINNED: Traffic.PINNED, Traffic.SHADOW: Traffic.USER}
-"""What stable's requests of each stratum are: a mirrored request was stable's user's."""
 
 
 @dataclass
@@ -30,6 +27,8 @@ class _Service:
     now: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     since: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
     problem: str = ""
+    is_anew: bool = False
+    """Some requests are in none of the differences: a copy was read for the first time, or its counters began anew."""
 
 
 def take_reading(rollout: Rollout, now: float, *, url: str, fleet: Fleet, router: Router) -> Reading:
@@ -46,6 +45,7 @@ def take_reading(rollout: Rollout, now: float, *, url: str, fleet: Fleet, router
     is_ready = fleet.ready(rollout.candidate.copy_name)
     counted = _router_counts(rollout, router)
     service = _service_counts(rollout, fleet, evidence.meters)
+    is_anew = service.is_anew or bool(counted.gap and counted.cursor)
     pairs = _pairs(url, rollout)
     worse = [_worse_arm(pair, rollout.config.quality.margin) for pair in pairs]
     return Reading(
@@ -54,7 +54,9 @@ def take_reading(rollout: Rollout, now: float, *, url: str, fleet: Fleet, router
         meters=service.now,
         failures=_failures(counted, rollout),
         invalid=_invalid(service.since, rollout),
-        latencies={**_router_latencies(counted), **_service_latencies(service.since, rollout)},
+        latencies={**_router_latencies(counted, rollout), **_service_latencies(service.since, rollout)},
+        counted={} if is_anew else _by_both(counted, service, rollout),
+        is_anew=is_anew,
         pairs=len(pairs),
         canary_worse=worse.count(Arm.CANARY),
         stable_worse=worse.count(Arm.STABLE),
@@ -73,30 +75,30 @@ def _router_counts(rollout: Rollout, router: Router) -> Counts:
 
 
 def _failures(counted: Counts, rollout: Rollout) -> dict[Traffic, Compared]:
-    if counted.gap:
-        return {}
-    found = {}
-    for traffic, of_stable in _STABLE_OF.items():
-        canary = counted.tallies.get((Arm.CANARY, traffic), Tally())
+    return {
+        traffic: Compared(
+            canary=canary.exposures, canary_bad=canary.bad, stable=stable.exposures, stable_bad=stable.bad
+        )
+        for traffic, canary, stable in _compared(counted, rollout)
+        if canary.exposures or (stable.exposures and traffic is not Traffic.SHADOW)
+    }
+
+
+def _router_latencies(counted: Counts, rollout: Rollout) -> dict[str, Latencies]:
+    return {
+        f"headers/{traffic}": Latencies(canary=_sparse(canary.latency), stable=_sparse(stable.latency))
+        for traffic, canary, stable in _compared(counted, rollout)
+        if any(canary.latency) or (any(stable.latency) and traffic is not Traffic.SHADOW)
+    }
+
+
+def _compared(counted: Counts, rollout: Rollout) -> Iterator[tuple[Traffic, Tally, Tally]]:
+    """Yield each stratum with what the router counted of canary and of stable in it; after a gap, none."""
+    for traffic, of_stable in () if counted.gap else STABLE_OF.items():
         stable = counted.tallies.get((Arm.STABLE, of_stable), Tally())
         if traffic is Traffic.SHADOW and rollout.config.session_header:
             stable = Tally()  # stable's users are counted by session: nothing that mirrored requests compare with
-        if canary.exposures or (stable.exposures and traffic is not Traffic.SHADOW):
-            found[traffic] = Compared(
-                canary=canary.exposures, canary_bad=canary.bad, stable=stable.exposures, stable_bad=stable.bad
-            )
-    return found
-
-
-def _router_latencies(counted: Counts) -> dict[str, Latencies]:
-    if counted.gap:
-        return {}
-    found = {}
-    for traffic in (Traffic.USER, Traffic.PINNED):
-        canary, stable = (counted.tallies.get((arm, traffic), Tally()).latency for arm in (Arm.CANARY, Arm.STABLE))
-        if any(canary) or any(stable):
-            found[f"headers/{traffic}"] = Latencies(canary=_sparse(canary), stable=_sparse(stable))
-    return found
+        yield traffic, counted.tallies.get((Arm.CANARY, traffic), Tally()), stable
 
 
 def _service_counts(rollout: Rollout, fleet: Fleet, before: Meters) -> _Service:
@@ -114,18 +116,37 @@ def _service_counts(rollout: Rollout, fleet: Fleet, before: Meters) -> _Service:
             key, flat = f"{arm}/{traffic}", _flat(values)
             found.now[key] = flat
             if not any(known.startswith(f"{arm}/") for known in before):
+                found.is_anew = True
                 continue  # the first look: a baseline, and nothing to subtract from
             old = before.get(key, {})
             try:
                 since = {name: _difference(counts, old.get(name, ())) for name, counts in flat.items()}
             except ValueError:
-                found.problem = f"the counters of {arm} began anew"
+                found.problem, found.is_anew = f"the counters of {arm} began anew", True
                 continue
             answered, invalid = since["answers"]
             if invalid > answered:  # read in the middle of an answer; the next look has both
                 found.problem, found.now[key] = f"the counters of {arm} do not agree with each other", dict(old)
                 continue
             found.since[key] = since
+    return found
+
+
+def _by_both(counted: Counts, service: _Service, rollout: Rollout) -> dict[str, Counted]:
+    """Return what router and services counted of the same requests; a side that cannot be read now catches up later.
+
+    Users' requests are left out where their sessions are counted.
+    """
+    tallies = {} if counted.gap else {f"{arm}/{traffic}": tally for (arm, traffic), tally in counted.tallies.items()}
+    found = {}
+    for key in sorted(rollout.state.evidence.meters.keys() | service.since.keys()):
+        if key.endswith(f"/{Traffic.USER}") and rollout.config.session_header:
+            continue
+        tally = tallies.get(key, Tally())
+        (requests,) = service.since.get(key, {}).get("requests", (0,))
+        left = max(0, sum(tally.latency) - (tally.exposures - tally.bad))
+        if tally.exposures or left or requests:
+            found[key] = Counted(exposures=tally.exposures, bad=tally.bad, left=left, requests=requests)
     return found
 
 
@@ -164,7 +185,7 @@ def _difference(now: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...
 def _strata(since: Meters, rollout: Rollout, name: str) -> dict[Traffic, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return what both services counted under a name; users' requests are no unit where sessions are."""
     found = {}
-    for traffic, of_stable in _STABLE_OF.items():
+    for traffic, of_stable in STABLE_OF.items():
         if traffic is Traffic.USER and rollout.config.session_header:
             continue
         canary = since.get(f"{Arm.CANARY}/{traffic}", {}).get(name, ())

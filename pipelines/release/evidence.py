@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines.formats.headers import Traffic
 from pipelines.ledger import Evidence, Phase, RolloutState
-from pipelines.release import sequential
+from pipelines.release import agreement, sequential
 from pipelines.release.ports import FULL_BP
 from pipelines.release.reading import BOUNDS, Compared, Reading
 from pipelines.spec import Frozen, RolloutConfig
@@ -74,6 +74,7 @@ def begin_weight(evidence: Evidence, now: float) -> Evidence:
             "since": now,
             "exposures": 0,
             "split": (),
+            "counted": {},
             "held_seconds": 0.0,
             "looked_at": now,
         }
@@ -143,6 +144,7 @@ def absorb(evidence: Evidence, reading: Reading, state: RolloutState, config: Ro
             "spreads": _spreads(evidence, slow),
             "exposures": evidence.exposures + (users.canary if _is_confirmed_step(state) else 0),
             "totals": _totals(evidence, reading),
+            "counted": agreement.added(evidence.counted, reading),
             "pairs": evidence.pairs + reading.pairs,
             "unready_since": None if reading.is_ready else _first(evidence.unready_since, reading.at),
         }

@@ -101,9 +101,23 @@ def version_to_return_to(url: str, service: str, number: int | None) -> Version:
         others = [version for version in others if version.number < champion.number]
     if others:
         return others[0]
-    known = ledger.promoted_versions(url, service)
-    numbers = ", ".join(str(version.number) for version in known) or "none"
-    raise ReleaseRefused(
-        f"{service} has no {'earlier version' if number is None else f'other version {number}'} to return to; versions "
-        f"that were in production: {numbers}; serving: {'none' if champion is None else champion.number}"
+    raise _nothing_to_return_to(url, service, "earlier version" if number is None else f"other version {number}")
+
+
+def check_promoted(url: str, service: str, number: int) -> None:
+    """See that a version was in production, whatever serves now.
+
+    Raises:
+        ReleaseRefused: when it never was.
+    """
+    if all(version.number != number for version in ledger.promoted_versions(url, service)):
+        raise _nothing_to_return_to(url, service, f"version {number}")
+
+
+def _nothing_to_return_to(url: str, service: str, wanted: str) -> ReleaseRefused:
+    champion = ledger.champion(url, service)
+    numbers = ", ".join(str(version.number) for version in ledger.promoted_versions(url, service)) or "none"
+    return ReleaseRefused(
+        f"{service} has no {wanted} to return to; versions that were in production: {numbers}; serving: "
+        f"{'none' if champion is None else champion.number}"
     )

@@ -18,6 +18,10 @@ BOUNDS: dict[str, tuple[float, ...]] = {
 the service measures itself."""
 
 
+STABLE_OF = {Traffic.USER: Traffic.USER, Traffic.PINNED: Traffic.PINNED, Traffic.SHADOW: Traffic.USER}
+"""What stable's requests of each stratum are: a mirrored request was stable's user's."""
+
+
 class Compared(Frozen):
     """Exposures and bad ones of both arms in one kind of traffic."""
 
@@ -32,6 +36,22 @@ class Latencies(Frozen):
 
     canary: dict[int, int] = Field(default_factory=dict)
     stable: dict[int, int] = Field(default_factory=dict)
+
+
+class Counted(Frozen):
+    """One copy's requests in one kind of traffic, as the router counted them and as the copy did itself."""
+
+    exposures: int = 0
+    """Completed requests, by the router."""
+
+    bad: int = 0
+    """Those of them whose first attempt failed: the copy may have seen none of it, or each attempt."""
+
+    left: int = 0
+    """Users who left before the headers, at most: no exposures, but the copy may have counted them."""
+
+    requests: int = 0
+    """Requests that are over, by the copy's own count."""
 
 
 class Reading(Frozen):
@@ -54,6 +74,12 @@ class Reading(Frozen):
 
     latencies: dict[str, Latencies] = Field(default_factory=dict)
     """By `latency/traffic`."""
+
+    counted: dict[str, Counted] = Field(default_factory=dict)
+    """By `arm/traffic`: the same requests, counted by both sides. What one side could not tell it tells later."""
+
+    is_anew: bool = False
+    """A count began anew: what both sides counted so far are no longer the same requests."""
 
     pairs: int = 0
     """Reference pairs scored since the last look, and those in which one of the two versions was worse."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.formats.headers import Traffic
 from pipelines.ledger import Evidence, Outcome, Phase, RolloutState
-from pipelines.release import sequential
+from pipelines.release import agreement, sequential
 from pipelines.release.evidence import (
     ERRORS,
     MIN_LOOKS,
@@ -108,6 +108,8 @@ def _if_held(evidence: Evidence, reading: Reading, state: RolloutState, config: 
         return Verdict.hold("the new copy is not ready")
     if evidence.split and float(sequential.mixture(np.array(evidence.split))) >= -math.log(sequential.SPLIT_ALPHA):
         return Verdict.hold(f"user traffic is not divided as planned ({_described(evidence)})")
+    if difference := agreement.disagreement(evidence.counted):
+        return Verdict.hold(difference)
     users = reading.failures.get(Traffic.USER, Compared())
     if min(users.canary, users.stable) >= MIN_GUARDED and all(
         bad > config.max_bad_rate * n for n, bad in ((users.canary, users.canary_bad), (users.stable, users.stable_bad))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines import artifacts
 from pipelines.artifacts import ArtifactRef
 from pipelines.backup.create import create_backup
+from pipelines.release import offers
 from pipelines.settings import Settings
 from pipelines.spec import Frozen, ModelSpec
 from pipelines.step import RunInfo
@@ -55,6 +56,7 @@ def run(inputs: Inputs, settings: Settings) -> Result:
         return Result(is_skipped=True, detail=f"backup: turned off by the spec of {inputs.run.model}")
     reason = "schedule" if inputs.spec is None else f"before rollout of {inputs.run.model}, run {inputs.run.run_id}"
     created = create_backup(settings, reason)
+    offers.refresh(settings)
     return Result(
         is_skipped=False,
         detail=created.detail,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipelines import ledger
-from pipelines.errors import ReleaseRefused, RolledBack
+from pipelines.backup.held import version_held
+from pipelines.errors import BadInput, ReleaseRefused, RolledBack
 from pipelines.ledger import Outcome, Phase
 from pipelines.release import orders
 from pipelines.release.local import adapters
@@ -22,6 +23,9 @@ class Inputs(Frozen):
     version: int | None = None
     """Version that was in production; None: the one before the present. A running rollout is aborted first, and is all
     that is undone when no version is named."""
+
+    backup: str = ""
+    """Name of a backup: the version that it holds as the one in production is wanted. Empty: `version` says."""
 
     rollout: int | None = None
     """The only rollout that may be aborted; nothing else is done. None: whatever is running."""
@@ -57,10 +61,14 @@ class Result(Frozen):
 def begin(inputs: Inputs, settings: Settings) -> Waiting:
     """Abort what is under way, else open the rollout that returns to the version.
 
+    Nothing is done before it is known that the version was in production, and that the backup is sound: every byte of
+    it is read.
+
     Raises:
-        BadInput: when there is no such service.
+        BadInput: when there is no such service, or both a version and a backup are named.
         ReleaseRefused: when there is no such version to return to.
-        LedgerUnavailable: when the ledger is away.
+        BackupMissing, BackupDamaged: when the backup is not there, holds nothing of the service, or is not sound.
+        LedgerUnavailable, StoreUnavailable: may be tried again.
     """
     url, service = settings.ledger_url(), inputs.run.model
     mine = ledger.find_rollout(url, service, inputs.run.run_id)
@@ -69,18 +77,31 @@ def begin(inputs: Inputs, settings: Settings) -> Waiting:
     present = orders.running(url, service)
     if inputs.rollout is not None and (present is None or present.id != inputs.rollout):
         return _already_over(url, service, inputs)
+    version = _wanted(inputs, settings)
     if present is not None:
         fleet, router, _ = adapters.connect(settings)
         aborted = orders.abort(url, service, inputs.person, fleet=fleet, router=router)
         return Waiting(
             rollout=aborted.id,
             since=ledger.current_time(url),
-            then=inputs.version,
+            then=version,
             run_id=inputs.run.run_id,
             person=inputs.person,
         )
-    rollout = orders.return_to(url, service, inputs.version, run_id=inputs.run.run_id, person=inputs.person)
+    rollout = orders.return_to(url, service, version, run_id=inputs.run.run_id, person=inputs.person)
     return Waiting(rollout=rollout.id, since=ledger.current_time(url))
+
+
+def _wanted(inputs: Inputs, settings: Settings) -> int | None:
+    """Return the number of the version to return to, which was in production; None: whichever was before."""
+    if inputs.backup and inputs.version is not None:
+        raise BadInput(f"name a version or a backup, not both: got {inputs.version} and {inputs.backup}")
+    url, service = settings.ledger_url(), inputs.run.model
+    if inputs.backup:
+        return version_held(settings, inputs.backup, service)
+    if inputs.version is not None:
+        orders.check_promoted(url, service, inputs.version)
+    return inputs.version
 
 
 def _already_over(url: str, service: str, inputs: Inputs) -> Waiting:
@@ -105,12 +126,12 @@ def poll(waiting: Waiting, settings: Settings) -> Result | None:
         fleet, router, _ = adapters.connect(settings)
         check_controller(url, rollout, waiting.since, fleet=fleet, router=router)
         return None
-    if waiting.run_id and waiting.then is not None:
+    champion = ledger.champion(url, rollout.service)
+    number = None if champion is None else champion.number
+    if waiting.run_id and waiting.then not in (None, number):
         following = orders.return_to(url, rollout.service, waiting.then, run_id=waiting.run_id, person=waiting.person)
         return poll(Waiting(rollout=following.id, since=waiting.since), settings)
     is_undone = bool(waiting.run_id) and rollout.state.phase is Phase.ROLLED_BACK
     if not is_undone and rollout.state.outcome not in (Outcome.PROMOTED, Outcome.ALREADY_SERVING):
         raise RolledBack(f"{rollout}: {rollout.state.phase} as {rollout.state.outcome}: {rollout.state.detail}")
-    champion = ledger.champion(url, rollout.service)
-    number = None if champion is None else champion.number
     return Result(rollout=rollout.id, version=number, detail=f"{rollout}: version {number} serves")

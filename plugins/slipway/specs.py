@@ -1,4 +1,4 @@
-"""Which model specs a DAG file turns into DAGs."""
+"""What a DAG file reads of this installation: model specs, and the known versions and backups."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from airflow.sdk import get_parsing_context
 
 from pipelines.errors import SpecError
+from pipelines.formats.catalog import ReleaseCatalog, read_catalog
 from pipelines.settings import Settings
 from pipelines.spec import ModelSpec, load_spec
 
@@ -51,6 +52,15 @@ def listed_specs() -> Iterator[ListedSpec]:
 def model_names() -> list[str]:
     """Return the names of all models that have a spec, broken ones too; from the files' names, in every process."""
     return sorted({_placeholder(path).name for path in Settings().models_dir.glob("*.yaml")})
+
+
+def known_releases() -> ReleaseCatalog | None:
+    """Return the versions and backups that a form may offer, or None when they are not known here.
+
+    A task's process shows no form. It takes what a person picked as it is: what is known may have changed since, or may
+    not be known on the machine where the task runs, and the ledger is asked anyway.
+    """
+    return None if get_parsing_context().dag_id else read_catalog(Settings().resolved_home())
 
 
 def _read(listed: ListedSpec) -> ListedSpec:

@@ -69,6 +69,12 @@ class Behaviour:
     slow_from_bp: int = 0
     """Weight from which it is slow: some fail only under load."""
 
+    uncounted_rate: float = 0.0
+    """Share of requests that the copy answers and does not count: they generate nothing, or it loses counts."""
+
+    left_rate: float = 0.0
+    """Share of users who leave before the headers: no exposures, but the copy counts them."""
+
 
 GOOD = Behaviour()
 
@@ -99,13 +105,17 @@ class Drawn:
 
         self.users_per_second = users_per_second
         self.pinned_per_second = pinned_per_second
+        self.lag = 0
+        """Flows by which the router's counts are behind the copies'."""
+
         self._rng = np.random.default_rng(seed)
         self._passed: dict[str, list[Tallies]] = defaultdict(list)
         self._meters: dict[tuple[str, Traffic], Meter] = defaultdict(Meter)
 
     def counts(self, service: str, since: str | None) -> Counts:
         passed = self._passed[service]
-        return Counts(str(len(passed)), _summed(passed[int(since) :]) if since is not None else {})
+        end = max(0, len(passed) - self.lag)
+        return Counts(str(end), _summed(passed[int(since) : end]) if since is not None else {})
 
     def meter(self, copy: str) -> Mapping[Traffic, ServiceCounters]:
         return {traffic: self._meters[copy, traffic].read() for traffic in Traffic}
@@ -138,22 +148,26 @@ class Drawn:
             if n and target is not None:
                 is_up = is_ready(target.copy)
                 found[arm, traffic] = self._served(target.copy, traffic, n, route) if is_up else Tally(n, n)
+        if route.stable is not None and (failed := found.get((Arm.CANARY, Traffic.USER), Tally()).bad):
+            self._meters[route.stable.copy, Traffic.USER].requests += failed  # tried again there
         return found
 
     def _served(self, copy: str, traffic: Traffic, n: int, route: Route) -> Tally:
         """Return what the router saw of a copy that is up; the copy counts its own."""
         behaviour, meter = self.behaviours.get(copy, GOOD), self._meters[copy, traffic]
         slowness = behaviour.slowness if route.split.canary_bp >= behaviour.slow_from_bp else 1.0
-        failed = int(self._rng.binomial(n, behaviour.error_rate))
-        answered = n - failed
-        meter.requests += n
+        left = int(self._rng.binomial(n, behaviour.left_rate)) if behaviour.left_rate else 0
+        uncounted = int(self._rng.binomial(n - left, behaviour.uncounted_rate)) if behaviour.uncounted_rate else 0
+        failed = int(self._rng.binomial(n - left - uncounted, behaviour.error_rate))
+        answered = n - left - uncounted - failed
+        meter.requests += n - uncounted
         meter.failed += failed
         meter.answered += answered
         meter.invalid += int(self._rng.binomial(answered, behaviour.invalid_rate))
         meter.first_token += self._rng.multinomial(answered, _shares(FIRST_TOKEN_SECONDS, 0.05 * slowness))
         meter.per_token += self._rng.multinomial(answered, _shares(PER_TOKEN_SECONDS, 0.01 * slowness))
         headers = self._rng.multinomial(n, _shares(LATENCY_BOUNDS_MS, 50.0 * slowness))
-        return Tally(n, failed, tuple(headers.tolist()))
+        return Tally(n - left, failed, tuple(headers.tolist()))
 
 
 def counters(answered: int, *, failed: int = 0, invalid: int = 0) -> ServiceCounters:
