@@ -1,7 +1,8 @@
-"""Faults of tasks, inside a real Airflow."""
+"""Faults of tasks, inside a real Airflow, and of releases with real parts."""
 
 from __future__ import annotations
 
 from tests.airflow_case import airflow_home, lifecycle
+from tests.faults.release_case import controller, stage
 
-__all__ = ["airflow_home", "lifecycle"]
+__all__ = ["airflow_home", "controller", "lifecycle", "stage"]

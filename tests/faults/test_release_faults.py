@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +18,9 @@ from pipelines.ledger import Candidate, Outcome, Phase, Rollout
 from pipelines.release.audit import replayed
 from pipelines.release.lowering import request_rollback
 from pipelines.release.ports import FULL_BP
-from pipelines.settings import REPOSITORY, Settings
 from pipelines.spec.serving import MetricWeights
 from pipelines.steps import rollout as rollout_step
+from tests.faults.release_case import ControllerProcess, settings_for, supervised_controller
 from tests.live_postgres import LivePostgres
 from tests.steps.live import Load, wait_for
 from tests.steps.release_stage import MODEL, PHASES, Stage, answers, installed
@@ -251,70 +247,6 @@ def test_a_second_controller_stands_by_until_the_first_is_gone(ledger_url: str) 
     assert entered.wait(30)
     leave.set()
     thread.join()
-
-
-class ControllerProcess:
-    """The controller as a process, started again whenever it ends: what supervisord does."""
-
-    def __init__(self, settings: Settings) -> None:
-        environment = {
-            **os.environ,
-            "SLIPWAY_HOME": str(settings.resolved_home()),
-            "SLIPWAY_LEDGER": settings.ledger_url(),
-            "SLIPWAY_SERVICE_PORTS": settings.service_ports,
-            "SLIPWAY_COPY_PORTS": settings.copy_ports,
-        }
-        self._command = [sys.executable, "-m", "tests.faults.controller_process"]
-        self._environment = environment
-        self._log = (settings.resolved_home() / "logs" / "controller.log").open("a")
-        self.starts = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._supervise)
-        self._thread.start()
-
-    def _supervise(self) -> None:
-        while not self._stopping.is_set():
-            self.process = subprocess.Popen(
-                self._command, env=self._environment, cwd=REPOSITORY, stdout=self._log, stderr=self._log
-            )
-            self.starts += 1
-            self.process.wait()
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.process.terminate()
-        self._thread.join()
-        self._log.close()
-
-
-def settings_for(folder: Path, url: str) -> Settings:
-    return Settings(home=folder / "home", ledger=url, service_ports="18500-18549", copy_ports="18600-18649")
-
-
-@contextlib.contextmanager
-def supervised_controller(stage: Stage) -> Iterator[ControllerProcess]:
-    running = ControllerProcess(stage.settings)
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def stage(tmp_path: Path, ledger_url: str) -> Iterator[Stage]:
-    """Return an installation without a controller."""
-    with installed(settings_for(tmp_path, ledger_url), tmp_path / "scratch") as stage:
-        yield stage
-
-
-@pytest.fixture
-def controller(stage: Stage) -> Iterator[ControllerProcess]:
-    """Return the controller's process."""
-    with supervised_controller(stage) as running:
-        yield running
 
 
 def kill_in_every_phase(stage: Stage, controller: ControllerProcess, waiting: rollout_step.Waiting) -> set[Phase]:

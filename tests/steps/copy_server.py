@@ -5,15 +5,18 @@ python copy_server.py <bento folder> <port>
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,55 @@ from pipelines.formats.metrics import ANSWERS, REQUESTS
 ANSWER_SECONDS = 0.02
 CHUNK_SECONDS = 0.1
 SILENT_SECONDS = 1.5
+LATE_SECONDS = 0.2
+
+
+class Habits:
+    """What is wrong with a copy from its start on."""
+
+    def __init__(
+        self,
+        *,
+        is_ready: bool = True,
+        longest_prompt: int | None = None,
+        most_at_once: int | None = None,
+        leak_mib: int = 0,
+        memory_mib: int = 0,
+    ) -> None:
+        """Take what is wrong.
+
+        Args:
+            is_ready: whether it ever says so.
+            longest_prompt: characters; longer ones fail.
+            most_at_once: requests; it is slow when there are more.
+            leak_mib: memory that each request keeps.
+            memory_mib: what it may use beyond what it has at its start; then it dies.
+        """
+        self.is_ready = is_ready
+        self._longest_prompt = longest_prompt
+        self._most_at_once = most_at_once
+        self._leak_mib, self._memory_mib = leak_mib, memory_mib
+        self._kept: list[bytes] = []
+        self._at_once = 0
+
+    def fails(self, prompt: str) -> bool:
+        return self._longest_prompt is not None and len(prompt) > self._longest_prompt
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[float]:
+        """Yield how many seconds more an answer takes."""
+        self._leak()
+        self._at_once += 1
+        try:
+            yield 0.0 if self._most_at_once is None or self._at_once <= self._most_at_once else LATE_SECONDS
+        finally:
+            self._at_once -= 1
+
+    def _leak(self) -> None:
+        if self._leak_mib:
+            self._kept.append(os.urandom(self._leak_mib << 20))
+        if self._memory_mib and len(self._kept) * self._leak_mib > self._memory_mib:
+            os.kill(os.getpid(), signal.SIGKILL)  # what a kernel does to a container at its limit
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,6 +93,7 @@ class Handler(BaseHTTPRequestHandler):
     identity: dict[str, str]
     answers: dict[str, str]
     seen: list[dict[str, str]]
+    habits: Habits
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
@@ -52,8 +105,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.seen.append({name.lower(): value for name, value in self.headers.items()})
-        time.sleep(float(body.get("seconds", ANSWER_SECONDS)))
-        match self.server.fault:
+        with self.habits.at_work() as seconds:
+            time.sleep(float(body.get("seconds", ANSWER_SECONDS)) + seconds)
+        match "500" if self.habits.fails(body["prompt"]) else self.server.fault:
             case "silent":
                 time.sleep(SILENT_SECONDS)
             case "reset" | "reset once" as fault:
@@ -115,17 +169,26 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
 
-    def __init__(self, port: int, version: str, digest: str, answers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        version: str,
+        digest: str,
+        answers: dict[str, str] | None = None,
+        habits: dict[str, Any] | None = None,
+    ) -> None:
         self.seen: list[dict[str, str]] = []
         self.refused: list[str] = []
         self.answered: Counter[str] = Counter()
         self.fault = ""
-        self.is_ready = True
+        wrong = Habits(**(habits or {}))
+        self.is_ready = wrong.is_ready
         self.next_chunk = threading.Event()
         attributes = {
             "identity": {"version": version, "digest": digest},
             "answers": answers or {},
             "seen": self.seen,
+            "habits": wrong,
         }
         super().__init__(("127.0.0.1", port), type("CopyHandler", (Handler,), attributes))
 
@@ -165,4 +228,4 @@ def serve_like_bentoml(server: Server) -> None:
 if __name__ == "__main__":
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     known = json.loads((folder / "src" / "copy.json").read_text())
-    serve_like_bentoml(Server(port, known["version"], known["digest"], known["answers"]))
+    serve_like_bentoml(Server(port, known["version"], known["digest"], known["answers"], known.get("habits")))
