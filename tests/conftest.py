@@ -1,4 +1,4 @@
-"""What every test may use: the `needs` marker, a closed network for unit tests, a store of its own."""
+"""What every test may use: the `needs` marker, a closed network where none is used, a store of its own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pytest_socket import disable_socket, enable_socket
 from pipelines.store import Store
 from tests.live_postgres import LivePostgres
 
-UNIT = Path(__file__).parent / "unit"
+WITHOUT_NETWORK = {Path(__file__).parent / "unit", Path(__file__).parent / "simulations"}
 REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 """Environment variable with which a missing Debian package fails a test instead of skipping it."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Close the network for unit tests; skip a test whose Debian package is missing, and name the package."""
-    if UNIT in item.path.parents:
+    """Close the network where none is used; skip a test whose Debian package is missing, and name the package."""
+    if not WITHOUT_NETWORK.isdisjoint(item.path.parents):
         disable_socket(allow_unix_socket=True)
     for marker in item.iter_markers("needs"):
         missing = [package for package in marker.args if not is_installed(package)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pipelines import ledger
 from pipelines.errors import ReleaseRefused, RolledBack
 from pipelines.formats import bento
 from pipelines.ledger import Outcome, Phase
+from pipelines.release import orders
+from pipelines.release.local import adapters
 from pipelines.release.local.router import is_free
 from pipelines.settings import Settings
 from pipelines.steps import record, rollback, rollout
@@ -128,6 +131,26 @@ def test_a_rollback_asked_for_while_staged_takes_the_new_copy_away(stage: Stage)
     result = rollback.wait(waiting, stage.settings)
     assert (result.version, result.is_skipped) == (None, False)
     assert stage.copies() == frozenset()
+
+
+def test_a_rollback_after_promotion_is_there_within_five_seconds(stage: Stage) -> None:
+    """The old version is still warm, and nothing is analysed."""
+    first = stage.release(stage.inputs("one", "run-1"))
+    inputs = stage.inputs("two", "run-2", bake_full_seconds=300)
+    for phase in PHASES[: PHASES.index("promote") + 1]:
+        rollout.wait(rollout.begin(phase, inputs, stage.settings), stage.settings)
+    served = lambda: httpx.get(f"{first.endpoint}/provenance", trust_env=False).headers["X-Slipway-Version"]  # noqa: E731
+    wait_for(lambda: served() == "two", "the second version serves everybody")
+
+    fleet, router, _ = adapters.connect(stage.settings)
+    with Load(f"{first.endpoint}/v1/completions") as load:
+        asked_at = time.monotonic()
+        orders.abort(stage.url, MODEL, "a person", fleet=fleet, router=router)
+        wait_for(lambda: served() == "one", "the first version serves again", seconds=5)
+        seconds = time.monotonic() - asked_at
+        wait_for(lambda: len(stage.copies()) == 1, "the second copy is stopped")
+    print(f"the old version answered {seconds:.2f} s after the order")
+    assert load.failures == []
 
 
 def test_no_permit_in_time_rolls_back_as_aborted(stage: Stage) -> None:
