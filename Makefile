@@ -43,8 +43,14 @@ bench: $(DEV)  ## measure speed and size, as ratios with intervals
 bench-release: $(DEV)  ## the release rule against two usual ones: simulated false alarms, delays and misses
 	$(BIN)/python -m tests.benchmarks.bench_release
 
+soak: $(RUNTIME)  ## 12 good and 8 bad releases on a stack of its own, while users send 20 requests/s
+	@$(BIN)/python -m tests.load.soak
+
 lock: $(DEV)  ## compile requirements.txt and requirements-dev.txt from pyproject.toml
 	$(BIN)/python .ci/lock.py write $(BIN)/uv
+
+faults: $(DEV)  ## kill, stop and starve every part of a release on the real stack: the whole set, about 40 minutes
+	$(BIN)/python -m pytest tests/faults tests/e2e/test_faults.py tests/e2e/test_release_faults.py $(PYTEST_FLAGS)
 
 test-all: $(DEV)  ## run every test, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -73,4 +79,4 @@ define install
 $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r $(1) || $(BIN)/python -m pip install --quiet -r $(1)
 endef
 
-.PHONY: run run-bad test check up down bench bench-release lock test-all schema help
+.PHONY: run run-bad test check up down bench bench-release soak lock faults test-all schema help

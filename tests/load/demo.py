@@ -20,7 +20,7 @@ from pipelines.settings import Settings, read_settings
 from pipelines.stack import trigger_and_follow
 from tests.load.client import read_ledger, summary
 
-SECOND_VERSION: dict[str, object] = {"seed": 3, "max_steps": 760, "note": "the second version of `make run`"}
+SECOND_SEED, SECOND_STEPS = 3, 760
 """The challenger: other random numbers, and a few more steps."""
 
 
@@ -46,8 +46,9 @@ def demonstrate(settings: Settings, model: str) -> None:
     first = trigger_and_follow(settings, model, {})
     ledger = settings.resolved_home() / "logs" / "load-client.jsonl"
     print(f"\nUsers now send requests to {first.endpoint}; a second version goes out to them step by step.", flush=True)
+    second = {"seed": SECOND_SEED, "max_steps": SECOND_STEPS, "note": "the second version of `make run`"}
     with users(first.endpoint, ledger):
-        trigger_and_follow(settings, model, SECOND_VERSION)
+        trigger_and_follow(settings, model, second)
     print(f"\nThe users saw {summary(read_ledger(ledger))}", flush=True)
 
 
