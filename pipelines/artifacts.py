@@ -5,6 +5,8 @@ Data is written first and the manifest last; what has no valid manifest does not
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -285,8 +287,22 @@ def _download(store: Store, ref: ArtifactRef, manifest: Manifest, target: Path) 
             except FileNotFoundError:
                 raise ArtifactMissing(f"artifact {ref.uri}: {file.path} is missing; {_REPAIR}") from None
         verify_folder(partial, manifest, ref.uri)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    except BaseException:
+        _install(partial, target, manifest)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+
+
+def _install(partial: Path, target: Path, manifest: Manifest) -> None:
+    """Give a downloaded folder its name, unless another process was first: a sound folder there may be in use."""
+    while True:
+        try:
+            partial.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return
+        if _is_sound(target, manifest):
+            return
+        with contextlib.suppress(FileNotFoundError):  # another process removes it too
+            shutil.rmtree(target)

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 
 from pipelines.errors import BadInput, StoreUnavailable
+from pipelines.locations import USE_THE_ENVIRONMENT, holds_secret
+from pipelines.trouble import Kind, explain, is_missing_bucket
 
 _MAX_RACES = 100
 """Attempts to write into a folder that others remove."""
@@ -53,7 +55,7 @@ class Store:
             setting: variable that a person would change; errors name it.
 
         Raises:
-            BadInput: when the URL's protocol is unknown.
+            BadInput: when the URL's protocol is unknown, or the URL names no bucket or folder or holds a secret.
         """
         self.url = url.rstrip("/")
         self._setting = setting
@@ -141,20 +143,14 @@ class Store:
         """Turn what file systems and object stores raise into one plain error; a missing file to read stays itself."""
         try:
             yield
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and verb == "read":
-                raise
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            hint = _HINTS.get(error.errno or 0, "check that the store exists and is reachable, then retry")
         except Exception as error:
-            if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            trouble = explain(error)
+            if trouble is None or (verb == "read" and _is_missing_object(error)):
                 raise
-            reason, hint = str(error), "check the store's credentials and address, then retry"
-        else:
-            return
-        raise StoreUnavailable(
-            f"store: cannot {verb} {self.url}/{path}: {reason}; {hint.format(setting=self._setting)}"
-        )
+            hint = _HINTS.get(getattr(error, "errno", None) or 0, f"{trouble.way_out}, or set {{setting}} elsewhere")
+            reason = f"{trouble.reason}; {hint.format(setting=self._setting)}"
+            refusal = BadInput if trouble.kind is Kind.MISCONFIGURED else StoreUnavailable
+            raise refusal(f"store: cannot {verb} {self.url}/{path}: {reason}") from error
 
 
 _HINTS = {
@@ -165,6 +161,10 @@ _HINTS = {
 }
 
 
+def _is_missing_object(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) and not is_missing_bucket(error)
+
+
 def _checked(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts:
@@ -173,7 +173,11 @@ def _checked(path: str) -> str:
 
 
 def _open_backend(url: str, setting: str) -> Backend:
+    if holds_secret(url):
+        raise BadInput(f"{setting}: the URL holds a secret, and URLs are logged; {USE_THE_ENVIRONMENT}")
     protocol, separator, rest = url.partition("://")
+    if url.endswith(":"):  # what is left of `s3://` without its slashes
+        raise BadInput(f"{setting}: {url}// names no bucket or folder; write it as s3://bucket/prefix")
     if not separator:
         return FileBackend(Path(url))
     if protocol == "file":
@@ -333,7 +337,8 @@ class FsspecBackend:
 
     def list(self, prefix: str) -> list[str]:
         root = self._root.rstrip("/") + "/"
-        return [found.removeprefix(root) for found in self._fs.find(self._full(prefix))]
+        folder = f"{root}{prefix}/"  # s3fs lists the name itself when nothing is below it, or was a moment ago
+        return [found.removeprefix(root) for found in self._fs.find(self._full(prefix)) if found.startswith(folder)]
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -350,7 +355,9 @@ class FsspecBackend:
         bucket, _, key = full.partition("/")
         try:
             answer = self._fs.call_s3("get_object", Bucket=bucket, Key=key)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if is_missing_bucket(error):
+                raise
             return None
         from fsspec.asyn import sync
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines.errors import DataRejected, StoreUnavailable
 from pipelines.settings import REPOSITORY
+from pipelines.trouble import Kind, explain
 
 _PROTOCOLS = "a path, s3://, gs://, az:// or https://"
 
@@ -22,6 +23,8 @@ class SourceFile:
     name: str
     path: str
     filesystem: Any
+    field: str
+    """Key of the spec that names the source, for messages."""
 
     def read(self) -> bytes:
         """Return the file's bytes.
@@ -30,24 +33,25 @@ class SourceFile:
             DataRejected: when it cannot be read and trying again cannot help.
             StoreUnavailable: when it may be readable later.
         """
-        with _plain_errors(self.path):
+        with _plain_errors(self.field, self.path):
             return bytes(self.filesystem.cat_file(self.path))
 
 
-def list_files(uri: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
+def list_files(uri: str, suffixes: tuple[str, ...], field: str = "data.source.uri") -> list[SourceFile]:
     """Return the files that a URL names, sorted by name.
 
     Args:
         uri: a file, a glob, or a folder, of which the files with one of `suffixes` are taken, to any depth; names that
             begin with `.` or `_` are left out. A relative path starts at the source tree.
         suffixes: endings of the files that belong to a folder.
+        field: key of the spec that holds the URL, for messages.
 
     Raises:
         DataRejected: when the protocol is unknown or nothing is there.
         StoreUnavailable: when the place cannot be reached at present.
     """
-    with _plain_errors(uri):
-        filesystem, path = _open(uri)
+    with _plain_errors(field, uri):
+        filesystem, path = _open(uri, field)
         if _is_glob(path):
             root = posixpath.dirname(path[: min(path.index(sign) for sign in "*?[" if sign in path)])
             found = [each for each in filesystem.glob(path) if not filesystem.isdir(each)]
@@ -58,25 +62,27 @@ def list_files(uri: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
             root = posixpath.dirname(path)
             found = [path] if filesystem.exists(path) else []
     if not found:
-        wanted = "" if path in (root, "") or _is_glob(path) else " (no such file or folder)"
         raise DataRejected(
-            f"data.source.uri: nothing to read at {uri}{wanted}; a folder is searched for {', '.join(suffixes)}; "
+            f"{field}: nothing to read at {uri}{_what_is_missing(filesystem, path, root)}; "
+            f"a folder is searched for {', '.join(suffixes)}; "
             "check the spelling, or where the data was written"
         )
     return sorted(
-        (SourceFile(posixpath.relpath(each, root or "."), each, filesystem) for each in found),
+        (SourceFile(posixpath.relpath(each, root or "."), each, filesystem, field) for each in found),
         key=lambda file: file.name,
     )
 
 
-def _open(uri: str) -> tuple[Any, str]:
+def _open(uri: str, field: str) -> tuple[Any, str]:
     import fsspec
 
     location = uri if "://" in uri or Path(uri).is_absolute() else str(REPOSITORY / uri)
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
     except (ValueError, ImportError) as error:
-        raise DataRejected(f"data.source.uri: {uri}: {error}; use {_PROTOCOLS}") from error
+        raise DataRejected(f"{field}: {uri}: {error}; use {_PROTOCOLS}") from error
+    if not path:
+        raise DataRejected(f"{field}: {uri} names no bucket and no folder; write it as s3://bucket/path")
     filesystem.invalidate_cache()  # a listing may be older than the files
     return filesystem, str(path)
 
@@ -89,23 +95,22 @@ def _is_hidden(path: str, root: str) -> bool:
     return any(part.startswith((".", "_")) for part in posixpath.relpath(path, root).split("/"))
 
 
+def _what_is_missing(filesystem: Any, path: str, root: str) -> str:
+    """Return what more can be said of a place where nothing was found."""
+    bucket = path.partition("/")[0]  # empty for local files, whose paths are absolute
+    with contextlib.suppress(Exception):  # whoever may read a folder need not be allowed to see its bucket
+        if bucket and not filesystem.exists(bucket):
+            return f" (the bucket {bucket} does not exist)"
+    return "" if path == root or _is_glob(path) else " (no such file or folder)"
+
+
 @contextlib.contextmanager
-def _plain_errors(place: str) -> Iterator[None]:
+def _plain_errors(field: str, place: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise DataRejected(f"data.source.uri: {place} does not exist; check the spelling and the folder") from error
-    except PermissionError as error:
-        raise DataRejected(
-            f"data.source.uri: {place}: no permission to read; grant it to this user or give credentials"
-        ) from error
-    except _transport_errors() as error:
-        raise StoreUnavailable(f"data.source.uri: cannot read {place}: {error}; check that it is reachable") from error
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return what file systems raise besides OSError when the other side does not answer as it should."""
-    from aiohttp import ClientError
-    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]  # it ships no types
-
-    return (OSError, BotoCoreError, ClientError)
+    except Exception as error:
+        trouble = explain(error)
+        if trouble is None:
+            raise
+        refusal = StoreUnavailable if trouble.kind is Kind.AWAY else DataRejected
+        raise refusal(f"{field}: cannot read {place}: {trouble.reason}; {trouble.way_out}") from error

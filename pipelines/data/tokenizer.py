@@ -23,6 +23,7 @@ _TEMPLATE = "chat_template.jinja"
 
 END_OF_TEXT = "<|endoftext|>"
 ROLES = ("system", "user", "assistant")
+_FIELD = "preparation.tokenizer.uri"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -107,9 +108,9 @@ def load_existing(uri: str) -> TokenizerFiles:
         StoreUnavailable: when the place cannot be reached at present.
     """
     folder = posixpath.dirname(uri) if uri.endswith(f"/{TOKENIZER}") else uri.rstrip("/")
-    found = {file.name: file for file in list_files(folder, (TOKENIZER, SETTINGS, _TEMPLATE))}
+    found = {file.name: file for file in list_files(folder, (TOKENIZER, SETTINGS, _TEMPLATE), field=_FIELD)}
     if TOKENIZER not in found:
-        raise DataRejected(f"preparation.tokenizer.uri: no {TOKENIZER} in {folder}; save it with save_pretrained")
+        raise DataRejected(f"{_FIELD}: no {TOKENIZER} in {folder}; save it with save_pretrained")
     tokenizer = found[TOKENIZER].read()
     settings: dict[str, Any] = {}
     if SETTINGS in found:
@@ -133,7 +134,7 @@ def open_for_encoding(files: TokenizerFiles) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(files.tokenizer.decode())
     except Exception as error:  # the library raises nothing more precise
-        raise DataRejected(f"preparation.tokenizer.uri: {TOKENIZER} cannot be read: {error}; save it again") from error
+        raise DataRejected(f"{_FIELD}: {TOKENIZER} cannot be read: {error}; save it again") from error
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -148,7 +149,7 @@ def eos_id(tokenizer: Tokenizer, files: TokenizerFiles, origin: str = "the token
     found = None if name is None else tokenizer.token_to_id(name)
     if found is None:
         raise DataRejected(
-            f"preparation.tokenizer.uri: {origin}: eos_token {name!r} is not in the vocabulary; "
+            f"{_FIELD}: {origin}: eos_token {name!r} is not in the vocabulary; "
             f"name one in {SETTINGS}: documents end with it"
         )
     return int(found)
@@ -164,9 +165,9 @@ def _parse_settings(data: bytes, folder: str) -> dict[str, Any]:
     try:
         settings = json.loads(data)
     except ValueError as error:
-        raise DataRejected(f"preparation.tokenizer.uri: {folder}/{SETTINGS} is not JSON: {error}") from error
+        raise DataRejected(f"{_FIELD}: {folder}/{SETTINGS} is not JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise DataRejected(f"preparation.tokenizer.uri: {folder}/{SETTINGS} is not a JSON object")
+        raise DataRejected(f"{_FIELD}: {folder}/{SETTINGS} is not a JSON object")
     return settings
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from pipelines.locations import USE_THE_ENVIRONMENT, holds_secret
 from pipelines.spec.base import Frozen
+
+
+def _without_secret(uri: str) -> str:
+    if holds_secret(uri):
+        raise ValueError(f"a URL in a spec must hold no password, token or signature; {USE_THE_ENVIRONMENT}")
+    return uri
+
+
+Location = Annotated[str, AfterValidator(_without_secret)]
+"""Path or fsspec URL of something to read. Specs are published, so it holds no secret."""
 
 
 class Severity(StrEnum):
@@ -24,7 +35,7 @@ class Source(Frozen):
     kind: Literal["python-docs", "parquet", "jsonl", "csv", "text"] = "python-docs"
     """`python-docs` is the standard library's own docstrings; the others are files."""
 
-    uri: str = ""
+    uri: Location = ""
     """fsspec URL of a file, a glob or a folder; `text` takes one document per file. Not for `python-docs`."""
 
     text_column: str = "text"
@@ -80,7 +91,7 @@ class DataConfig(Frozen):
 class TokenizerConfig(Frozen):
     """A BPE tokenizer: trained on the training split, or an existing one."""
 
-    uri: str = ""
+    uri: Location = ""
     """Folder or URL of an existing tokenizer.json; empty: train one."""
 
     vocabulary_size: int = Field(default=2048, ge=257, le=4_000_000)

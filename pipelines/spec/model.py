@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipelines.spec.backup import BackupConfig
 from pipelines.spec.base import Frozen
-from pipelines.spec.data import DataConfig, PreparationConfig
+from pipelines.spec.data import DataConfig, Location, PreparationConfig
 from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
 from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig
 
@@ -98,10 +98,12 @@ class ModelSpec(Frozen):
 class TriggerParams(Frozen):
     """What a person may set when triggering a run; everything else is in the file."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # a source that is refused may hold a password
+
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
     """Training steps instead of the spec's."""
 
-    source: str | None = Field(default=None, max_length=2000)
+    source: Location | None = Field(default=None, max_length=2000)
     """Data source instead of the spec's: `python-docs`, or a URL ending in .parquet, .jsonl, .csv or .txt."""
 
     force: tuple[str, ...] = ()

@@ -104,7 +104,11 @@ class FreezeOperator(StepOperator):
         return str(settings.models_dir.resolve() / self.spec_file)
 
     def _inputs(self, context: Context, receipts: Mapping[str, Receipt]) -> Mapping[str, Any]:
-        return {name: value for name, value in context["params"].items() if value is not None}
+        from pipelines.spec import parse_params
+
+        params = {name: value for name, value in context["params"].items() if value is not None}
+        parse_params(params)  # before the store gets them: a source that is refused may hold a password
+        return params
 
 
 class LedgerStepOperator(LifecycleOperator):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.live_s3 import LiveS3
 
 CORPUS = (
     "Return the value of the named attribute of an object. ",
@@ -77,3 +80,24 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random-weight Llama (hidden 32, 2 layers, vocabulary 384, context 128)."""
     return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[LiveS3]:
+    """An S3 server."""
+    server = LiveS3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(s3: LiveS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process find the S3 server, and nothing that the machine's own configuration says."""
+    import fsspec
+
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fsspec.filesystem("s3").clear_instance_cache()  # a client keeps the address and the credentials that it began with

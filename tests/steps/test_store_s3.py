@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipelines import artifacts, lease
 from pipelines.errors import ArtifactCorrupt, LeaseHeld, StoreUnavailable
 from pipelines.store import Store
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    deadline = time.monotonic() + 30
-    while httpx.get(f"{url}/moto-api/").status_code >= 500:
-        assert time.monotonic() < deadline, "moto_server did not start"
-    yield url
-    server.stop()
+from tests.live_s3 import LiveS3
 
 
 @pytest.fixture
-def store(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Store:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"bucket-{abs(hash(request.node.name)) % 10**8}"
-    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=bucket)
-    return Store(f"s3://{bucket}/slipway")
+def store(s3: LiveS3, s3_environment: None) -> Store:
+    return Store(f"s3://{s3.make_bucket()}/slipway")
 
 
 def test_of_many_creators_exactly_one_wins(store: Store) -> None:
@@ -98,6 +72,7 @@ def test_listing_and_deleting(store: Store) -> None:
         store.put(name, b"x")
     assert store.list("a") == ["a/1", "a/b/2"]
     assert store.list("nothing") == []
+    assert store.list("a/1") == []
     store.delete("a/1")
     store.delete("a/1")
     assert store.list("a") == ["a/b/2"]

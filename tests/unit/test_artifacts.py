@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,40 @@ def test_a_store_that_refuses_writing_says_so(tmp_path: Path) -> None:
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(BadInput, match="use file://, s3://"):
         Store("gopher://x")
+
+
+@pytest.fixture
+def remote() -> Iterator[Store]:
+    """Return a store from which artifacts are downloaded."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    yield Store("memory://bucket/store")
+    MemoryFileSystem.store.clear()
+
+
+def test_of_two_downloads_at_once_the_first_stays_for_its_readers(
+    remote: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = artifacts.publish(remote, "thing", folder)
+    cache = tmp_path / "cache"
+    others: list[int] = []
+
+    def get_file_while_another_downloads(path: str, target: Path) -> None:
+        if not others:
+            others.append(artifacts.fetch(Store(remote.url), ref, cache).stat().st_ino)
+        Store(remote.url).get_file(path, target)
+
+    monkeypatch.setattr(remote, "get_file", get_file_while_another_downloads)
+    fetched = artifacts.fetch(remote, ref, cache)
+    assert [fetched.stat().st_ino] == others
+    assert (fetched / "sub" / "b.txt").read_text() == "hello"
+    assert list(fetched.parent.iterdir()) == [fetched]
+
+
+def test_a_damaged_download_is_replaced(remote: Store, folder: Path, tmp_path: Path) -> None:
+    ref = artifacts.publish(remote, "thing", folder)
+    fetched = artifacts.fetch(remote, ref, tmp_path / "cache")
+    (fetched / "a.json").write_text("[]")
+    again = artifacts.fetch(remote, ref, tmp_path / "cache")
+    assert (again / "a.json").read_text() == "{}"
+    assert list(again.parent.iterdir()) == [again]

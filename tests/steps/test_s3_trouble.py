@@ -1,0 +1,132 @@
+"""A source or a store on S3 that cannot be used: one plain error with field, value, rule and way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import step
+from pipelines.data import sources
+from pipelines.data.tokenizer import load_existing
+from pipelines.errors import BadInput, DataRejected, SlipwayError, StoreUnavailable
+from pipelines.settings import Settings
+from pipelines.spec import Source
+from pipelines.store import Store
+from tests.live_s3 import SECRETS, LiveS3
+from tests.steps.step_run import execute
+
+ROWS = b'{"id": "a", "text": "one"}\n'
+NOWHERE = "http://127.0.0.1:9"
+"""An address that refuses connections."""
+
+
+@pytest.fixture
+def bucket(s3: LiveS3, s3_environment: None) -> str:
+    """Return a bucket with documents, which this process may read."""
+    name = s3.make_bucket()
+    for key, data in {
+        "docs/a.jsonl": ROWS,
+        "docs/sub/b.jsonl": ROWS,
+        "docs/_hidden.jsonl": b"no",
+        "marked/": b"",
+    }.items():
+        s3.put(name, key, data)
+    s3.put(name, "marked/a.jsonl", ROWS)
+    return name
+
+
+def read(uri: str) -> sources.Corpus:
+    return sources.read(Source(kind="jsonl", uri=uri))
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        pytest.param("docs/a.jsonl", ["a.jsonl"], id="object"),
+        pytest.param("docs", ["a.jsonl", "sub/b.jsonl"], id="folder"),
+        pytest.param("docs/", ["a.jsonl", "sub/b.jsonl"], id="folder-with-slash"),
+        pytest.param("docs/?.jsonl", ["a.jsonl"], id="glob"),
+        pytest.param("marked", ["a.jsonl"], id="folder-with-an-object-of-its-own"),
+    ],
+)
+def test_a_source_is_an_object_a_folder_or_a_glob(bucket: str, path: str, names: list[str]) -> None:
+    assert [name for name, _ in read(f"s3://{bucket}/{path}").files] == names
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        pytest.param("s3://{bucket}/docs/no.jsonl", r"no\.jsonl \(no such file or folder\); .* check", id="object"),
+        pytest.param("s3://{bucket}/no/", r"/no/ \(no such file or folder\); .* check the spelling", id="folder"),
+        pytest.param("s3://no-such-bucket/a.jsonl", "the bucket no-such-bucket does not exist", id="bucket"),
+        pytest.param("s3://no-such-bucket/*.jsonl", "the bucket no-such-bucket does not exist", id="bucket-of-a-glob"),
+        pytest.param("s3://", "s3:// names no bucket and no folder; write it as s3://bucket/path", id="nothing"),
+        pytest.param("s3://No!/a.jsonl", "the name of the bucket is not valid; a bucket has 3 to 63", id="bad-name"),
+    ],
+)
+def test_a_source_that_is_missing_is_refused(bucket: str, uri: str, message: str) -> None:
+    with pytest.raises(DataRejected, match=rf"^data\.source\.uri: .*{message}"):
+        read(uri.format(bucket=bucket))
+
+
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SETTINGS = [
+    pytest.param(dict.fromkeys(CREDENTIALS), StoreUnavailable, "no credentials were found; set AWS_", id="none"),
+    pytest.param({"AWS_SECRET_ACCESS_KEY": None}, BadInput, "missing: AWS_SECRET_ACCESS_KEY; correct", id="half"),
+    pytest.param({"AWS_PROFILE": "no-such"}, BadInput, r"\(no-such\) could not be found; correct", id="profile"),
+    pytest.param({"AWS_ENDPOINT_URL": "moto"}, BadInput, "Invalid endpoint: moto; set AWS_ENDPOINT_URL", id="no-url"),
+    pytest.param(
+        {"AWS_ENDPOINT_URL": NOWHERE, "AWS_MAX_ATTEMPTS": "1"},
+        StoreUnavailable,
+        "Could not connect to the endpoint .*; check its address",
+        id="nobody-answers",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variables", "kind", "message"), SETTINGS)
+def test_credentials_and_addresses_that_cannot_work_are_told_for_source_and_store(
+    bucket: str,
+    variables: dict[str, str | None],
+    kind: type[SlipwayError],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(kind, match=rf"^data\.source\.uri: cannot read s3://{bucket}/docs: .*{message}") as refused:
+        read(f"s3://{bucket}/docs")
+    assert not any(secret in str(refused.value) for secret in SECRETS)
+    with pytest.raises(kind, match=rf"^store: cannot write s3://{bucket}/x/a: .*{message}.*SLIPWAY_STORE") as refused:
+        Store(f"s3://{bucket}/x").put("a", b"")
+    assert not any(secret in str(refused.value) for secret in SECRETS)
+
+
+def test_wrong_credentials_are_no_permission(bucket: str, s3: LiveS3) -> None:
+    with s3.strict():
+        with pytest.raises(DataRejected, match=r"data\.source\.uri: .* no permission: .*; grant it to this user"):
+            read(f"s3://{bucket}/docs")
+        with pytest.raises(StoreUnavailable, match=r"store: cannot write .*: no permission: .*; grant it"):
+            Store(f"s3://{bucket}/x").put("a", b"")
+    assert read(f"s3://{bucket}/docs").table.num_rows == 2
+
+
+def test_a_tokenizer_that_is_missing_names_its_own_key(bucket: str) -> None:
+    with pytest.raises(DataRejected, match=r"^preparation\.tokenizer\.uri: nothing to read at s3://no-such-bucket/t"):
+        load_existing("s3://no-such-bucket/t")
+
+
+def test_a_store_without_its_bucket_is_not_taken_for_an_empty_one(bucket: str) -> None:
+    assert Store(f"s3://{bucket}/x").read("a") is None
+    with pytest.raises(StoreUnavailable, match="cannot read s3://no-such-bucket/x/a: the bucket does not exist"):
+        Store("s3://no-such-bucket/x").read("a")
+
+
+def test_a_step_tells_the_error_of_its_source_and_leaves_no_receipt(bucket: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", store=f"s3://{bucket}/slipway")
+    spec = {"data": {"source": {"kind": "jsonl", "uri": "s3://no-such-bucket/docs"}}}
+    with pytest.raises(DataRejected, match="the bucket no-such-bucket does not exist"):
+        execute("validate", settings, spec)
+    info = step.RunInfo(model="m", run_id="r1", task_id="validate")
+    assert Store(settings.store_url()).read(info.receipt_uri) is None
