@@ -338,7 +338,8 @@ class FsspecBackend:
     def list(self, prefix: str) -> list[str]:
         root = self._root.rstrip("/") + "/"
         folder = f"{root}{prefix}/"  # s3fs lists the name itself when nothing is below it, or was a moment ago
-        return [found.removeprefix(root) for found in self._fs.find(self._full(prefix)) if found.startswith(folder)]
+        names = (found.lstrip("/") for found in self._fs.find(self._full(prefix)))
+        return [name.removeprefix(root) for name in names if name.startswith(folder)]
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

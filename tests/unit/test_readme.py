@@ -10,6 +10,7 @@ import yaml
 from pipelines import __main__ as cli
 from pipelines.settings import REPOSITORY, Settings
 from pipelines.spec import parse_spec
+from tests.benchmarks.bench_release.summary import TABLES, short_table
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -52,3 +53,7 @@ def test_the_example_spec_is_valid() -> None:
 @pytest.mark.parametrize("path", re.findall(r"^([a-z]+/[\w./*]*)", README.partition("## Layout")[2], re.MULTILINE))
 def test_the_layout_is_true(path: str) -> None:
     assert list(REPOSITORY.glob(path.rstrip("/"))), path
+
+
+def test_the_table_of_the_release_rule_is_that_of_the_last_run() -> None:
+    assert short_table(TABLES.read_text(encoding="utf-8")) in README
