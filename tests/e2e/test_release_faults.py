@@ -256,8 +256,8 @@ def test_a_fault_at_a_quarter_of_the_users_strands_nothing(
     outcomes: frozenset[Outcome],
     outage_seconds: float,
 ) -> None:
-    url = release.stack.settings.ledger_url()
-    with users(release.endpoint, tmp_path / "users.jsonl", rate=8):
+    url, record = release.stack.settings.ledger_url(), tmp_path / "users.jsonl"
+    with users(release.endpoint, record, rate=8):
         inflicted_at = time.time()
         inflict(release)
         wait_for(lambda: is_over(release), ENDED_SECONDS, "the rollout ends")
@@ -265,7 +265,7 @@ def test_a_fault_at_a_quarter_of_the_users_strands_nothing(
         assert champion is not None
         wait_for(lambda: release.is_serving(champion.model.digest), 60, "the champion serves alone")
     ended = release.latest()
-    failed = [exchange for exchange in read_ledger(tmp_path / "users.jsonl") if not exchange.is_good]
+    failed = [exchange for exchange in read_ledger(record) if not exchange.is_good]
     print(f"{ended}: {ended.state.outcome}, {len(failed)} requests without an answer within {span(failed):.1f} s")
 
     assert ended.state.outcome in outcomes, ended.state

@@ -12,6 +12,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,18 +24,38 @@ from tests.load.client import read_ledger, summary
 SECOND_SEED, SECOND_STEPS = 3, 760
 """The challenger: other random numbers, and a few more steps."""
 
+FIRST_SECONDS = 60.0
+"""Longest until the first user has come: a client's start, and its longest wait for an answer."""
+
+
+class NoUsers(SlipwayError):
+    """The load client does not work."""
+
 
 @contextlib.contextmanager
 def users(url: str, ledger: Path, *, rate: float = 15.0) -> Iterator[None]:
-    """Let users send requests while a block runs."""
+    """Let users send requests while a block runs; it begins when the first of them has an answer, or none.
+
+    Raises:
+        NoUsers: when none comes.
+    """
     ledger.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.load.client", "--url", url, "--rate", str(rate), "--ledger", str(ledger)]
     client = subprocess.Popen(command)
     try:
+        _await_first(client, ledger)
         yield
     finally:
         client.send_signal(signal.SIGTERM)
         client.wait(timeout=60)
+
+
+def _await_first(client: subprocess.Popen[bytes], ledger: Path) -> None:
+    deadline = time.monotonic() + FIRST_SECONDS
+    while not (ledger.exists() and ledger.stat().st_size):
+        if client.poll() is not None or time.monotonic() > deadline:
+            raise NoUsers(f"no user came within {FIRST_SECONDS:.0f} s, or the load client ended")
+        time.sleep(0.05)
 
 
 def demonstrate(settings: Settings, model: str) -> None:
