@@ -23,7 +23,7 @@ def releases(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Rel
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(Kind.SAME, id="the-same-weights-as-both-arms-are-promoted"),
+        pytest.param(Kind.SAME, id="the-same-weights-as-both-arms-are-promoted", marks=pytest.mark.slow),
         pytest.param(Kind.BETTER, id="a-better-model-is-promoted", marks=pytest.mark.slow),
         pytest.param(Kind.ERRORS, id="a-copy-that-fails-users-is-rolled-back"),
         pytest.param(Kind.BETTER, id="another-better-model-is-promoted", marks=pytest.mark.slow),

@@ -71,7 +71,7 @@ def test_a_full_disk_holds_the_release_and_it_goes_on_with_space(
         assert load.failures == []
 
 
-@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("hours", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_a_controller_whose_clock_is_wrong_by_an_hour_decides_the_same(stage: Stage, hours: int) -> None:
     with supervised_controller(stage, skew_seconds=3600.0 * hours):
         first = stage.release(stage.inputs("one", "run-1"))

@@ -49,7 +49,9 @@ VICTIMS = [
     pytest.param(kill_a_rank, ExitCode.RETRY, "was ended by SIGKILL", id="kill-9-of-a-rank"),
     pytest.param(kill_torchrun, ExitCode.RETRY, "torchrun ended", id="kill-9-of-torchrun"),
     pytest.param(subprocess.Popen.kill, -signal.SIGKILL, "", id="kill-9-of-the-step"),
-    pytest.param(subprocess.Popen.terminate, 128 + signal.SIGTERM, "", id="sigterm-to-the-step"),
+    pytest.param(
+        subprocess.Popen.terminate, 128 + signal.SIGTERM, "", id="sigterm-to-the-step", marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -109,6 +111,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_bits(tm
     assert again.result["model"] == receipt.result["model"]
 
 
+@pytest.mark.slow
 def test_three_ranks_add_in_the_same_order_after_a_resumption(tmp_path: Path) -> None:
     case = make_case(tmp_path, ranks=3)
     receipt = finished(case)

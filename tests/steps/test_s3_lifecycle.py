@@ -28,6 +28,8 @@ from pipelines.store import Store
 from tests.live_s3 import KEY_ID, SECRETS, LiveS3
 from tests.training_case import processes_below, wait_for
 
+pytestmark = pytest.mark.slow
+
 MODEL = "far-away"
 MAX_STEPS, CHECKPOINT_EVERY = 120, 10
 WORDS = "return raise open file path value name object iterator yields error module call list key index read write"
@@ -215,7 +217,6 @@ def test_the_search_finds_credentials_that_are_there(story: Story) -> None:
             story.store.delete(path)
 
 
-@pytest.mark.slow
 def test_evaluation_and_package_leave_sound_work_in_the_bucket_without_a_credential(whole_story: Story) -> None:
     assert list(whole_story.receipts) == ["freeze", *WIRING]
     check_work(whole_story)
@@ -223,7 +224,6 @@ def test_evaluation_and_package_leave_sound_work_in_the_bucket_without_a_credent
     assert places_with_credentials(whole_story) == []
 
 
-@pytest.mark.slow
 def test_a_second_run_finds_the_finished_work(whole_story: Story) -> None:
     for name in ("validate", "prepare", "evaluate", "package"):
         again = whole_story.execute(name, run_id="r3")

@@ -22,6 +22,7 @@ from bentos.text_generation.answers import CompletionAnswer
 from bentos.text_generation.app import Api, IdentityHeaders
 from bentos.text_generation.chat import ChatTemplate
 from bentos.text_generation.metrics import Metrics
+from bentos.text_generation.recording import Recorder
 from bentos.text_generation.runtime import Runtime
 from pipelines.formats import headers
 from pipelines.formats.bento import Identity
@@ -52,6 +53,7 @@ class Service:
             engine=self.engine,
             chat=ChatTemplate(model),
             metrics=Metrics(IDENTITY.version, self.registry),
+            recorder=Recorder(model / "recorded.jsonl", capacity=0),
         )
         self.app = IdentityHeaders(api.app, api=api)
 
