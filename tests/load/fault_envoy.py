@@ -27,7 +27,7 @@ _TYPES = "type.googleapis.com/envoy"
 
 @contextlib.contextmanager
 def failing(settings: Settings, copy: str, percent: int) -> Iterator[None]:
-    """Put the Envoy before a copy whose program file has just been written, while a block runs."""
+    """Put the Envoy before a copy that has just been added to the supervisor, while a block runs."""
     program = settings.resolved_home() / "supervisor" / "programs" / f"{copy}.conf"
     text = program.read_text(encoding="utf-8")
     port = int(re.findall(r"--port (\d+)", text)[0])

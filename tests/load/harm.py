@@ -27,7 +27,7 @@ class FailingUsers(Harm):
 
     def __init__(self, settings: Settings, percent: int = 20) -> None:
         self._settings, self._percent = settings, percent
-        self._programs = settings.resolved_home() / "supervisor" / "programs"
+        self._supervisord = Supervisord(settings.run_dir / "supervisor.sock")
         self._envoy = contextlib.ExitStack()
         self._is_begun = False
 
@@ -36,7 +36,7 @@ class FailingUsers(Harm):
         copy = rollout.candidate.copy_name
         if rollout.state.is_final or rollout.state.phase is Phase.ROLLING_BACK:
             self.end()  # the port must be free when the copy is stopped
-        elif not self._is_begun and (self._programs / f"{copy}.conf").exists():
+        elif not self._is_begun and self._supervisord.info(copy) is not None:
             self._is_begun = True
             self._envoy.enter_context(failing(self._settings, copy, self._percent))
 
