@@ -10,6 +10,7 @@ KIND ?= errors
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
+WORKERS := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := True
@@ -21,7 +22,7 @@ run-bad: up  ## release a worse candidate under traffic and see it rolled back (
 	@$(BIN)/python -m tests.load.bad $(MODEL) --kind $(KIND)
 
 test: $(DEV)  ## run every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS) $(PYTEST_FLAGS)
 
 check: $(DEV)  ## check format, lint, types, import contracts, schema and locks
 	$(BIN)/ruff format --check .

@@ -20,6 +20,20 @@ REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 """Environment variable with which a missing Debian package fails a test instead of skipping it."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let two workers share the tests: the stack's go first and together, so do those of real parts; others anywhere."""
+    items.sort(key=lambda item: _order(item.path))
+    for item in items:
+        group = ("stack", "parts", item.path.stem)[_order(item.path)]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _order(path: Path) -> int:
+    """Return 0 for tests on the whole stack, 1 for those with real parts, which have ports of their own, 2 for others."""
+    folder = path.relative_to(Path(__file__).parent).parts[0]
+    return {"e2e": 0, "dags": 1, "faults": 1, "steps": 1}.get(folder, 2)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Close the network where none is used; skip a test whose Debian package is missing, and name the package."""
     if not WITHOUT_NETWORK.isdisjoint(item.path.parents):
