@@ -21,7 +21,7 @@ REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let two workers share the tests: the stack's go first and together, so do those of real parts; others anywhere."""
+    """Let two workers share the tests: those of the stack first and together, so those of real parts, others anywhere."""
     items.sort(key=lambda item: _order(item.path))
     for item in items:
         group = ("stack", "parts", item.path.stem)[_order(item.path)]
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _order(path: Path) -> int:
-    """Return 0 for tests on the whole stack, 1 for those with real parts, which have ports of their own, 2 for others."""
+    """Return 0 for tests on the whole stack, 1 for those of real parts, which share ports, 2 for others."""
     folder = path.relative_to(Path(__file__).parent).parts[0]
     return {"e2e": 0, "dags": 1, "faults": 1, "steps": 1}.get(folder, 2)
 
