@@ -21,7 +21,7 @@ REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let two workers share the tests: those of the stack first and together, so those of real parts, others anywhere."""
+    """Let workers share the tests: those of the stack go to one, those of real parts to one, the others anywhere."""
     items.sort(key=lambda item: _order(item.path))
     for item in items:
         group = ("stack", "parts", item.path.stem)[_order(item.path)]
