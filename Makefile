@@ -10,7 +10,7 @@ KIND ?= errors
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
-WORKERS := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+WORKERS := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := True

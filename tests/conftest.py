@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
 from pytest_socket import disable_socket, enable_socket
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from pipelines.store import Store
 from tests.live_postgres import LivePostgres
@@ -21,17 +24,41 @@ REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let workers share the tests: those of the stack go to one, those of real parts to one, the others anywhere."""
-    items.sort(key=lambda item: _order(item.path))
-    for item in items:
-        group = ("stack", "parts", item.path.stem)[_order(item.path)]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Put the tests of the stack first, then those of real parts: two workers then share them evenly."""
+    items.sort(key=lambda item: list(Group).index(_group(item.nodeid)))
 
 
-def _order(path: Path) -> int:
-    """Return 0 for tests on the whole stack, 1 for those of real parts, which share ports, 2 for others."""
-    folder = path.relative_to(Path(__file__).parent).parts[0]
-    return {"e2e": 0, "dags": 1, "faults": 1, "steps": 1}.get(folder, 2)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Let workers share the tests: all of the stack go to one, all of real parts to one, the others anywhere."""
+    return Groups(config, log)
+
+
+class Group(StrEnum):
+    """Tests that share what there is but once."""
+
+    STACK = "stack"
+    PARTS = "parts"
+    """Ports and processes of their own, one Airflow."""
+
+    ALONE = "alone"
+
+
+class Groups(LoadScopeScheduling):
+    """A worker takes a whole group; of those that share nothing, a whole file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = _group(nodeid)
+        return nodeid.partition("::")[0] if group is Group.ALONE else group
+
+
+def _group(nodeid: str) -> Group:
+    match nodeid.split("/")[1]:
+        case "e2e":
+            return Group.STACK
+        case "dags" | "faults" | "steps":
+            return Group.PARTS
+        case _:
+            return Group.ALONE
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
