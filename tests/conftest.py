@@ -24,19 +24,21 @@ REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the stack first, then those of real parts: two workers then share them evenly."""
+    """Put the tests of the whole first, then those of its parts: two workers then share them evenly."""
     items.sort(key=lambda item: list(Group).index(_group(item.nodeid)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Let workers share the tests: all of the stack go to one, all of real parts to one, the others anywhere."""
+    """Let workers share the tests: all of the whole go to one, all of its parts to one, the others anywhere."""
     return Groups(config, log)
 
 
 class Group(StrEnum):
     """Tests that share what there is but once."""
 
-    STACK = "stack"
+    WHOLE = "whole"
+    """The stack, and faults: what else runs must not change what they measure."""
+
     PARTS = "parts"
     """Ports and processes of their own, one Airflow."""
 
@@ -53,9 +55,9 @@ class Groups(LoadScopeScheduling):
 
 def _group(nodeid: str) -> Group:
     match nodeid.split("/")[1]:
-        case "e2e":
-            return Group.STACK
-        case "dags" | "faults" | "steps":
+        case "e2e" | "faults":
+            return Group.WHOLE
+        case "dags" | "steps":
             return Group.PARTS
         case _:
             return Group.ALONE

@@ -5,6 +5,7 @@
 Bar: added latency, p50 <= 0.2 ms. Requests go to a copy directly and through Envoy in turns, on two open connections,
 so that a busy machine slows both alike; a round's figure is the difference of the two medians. Once as plain as it
 gets, once with everything switched on: a split of users, sessions and a mirror. The access log is always written.
+The peer is an Envoy that does nothing but pass requests on: what one more process on the way costs here.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.release.local.router import EnvoyRouter
+from pipelines.release.local.router import EnvoyRouter, is_free
 from pipelines.release.ports import FULL_BP, Address, Route, Split, Target
 from pipelines.settings import Settings
+from tests.load.fault_envoy import between
 from tests.steps.copy_server import Server
-from tests.steps.live import LiveEnvoy
+from tests.steps.live import LiveEnvoy, wait_for
 
 BAR_MS = 0.2
 SERVICE = "docs"
@@ -73,6 +75,11 @@ def interval(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} (95 % CI {low:.3f}-{high:.3f}, {len(values)} rounds)"
 
 
+def report(name: str, rounds: list[float]) -> None:
+    """Print what one side adds."""
+    print(f"latency added by {name}, p50 in ms: {interval(rounds)}, bar {BAR_MS:g}")
+
+
 def weight_changes(router: EnvoyRouter, route: Route, first_generation: int, num_changes: int) -> list[float]:
     """Return how long each change of the weight took until it was in force, in ms."""
     took = []
@@ -98,13 +105,18 @@ def main() -> None:
         envoy = LiveEnvoy(settings)
         stack.callback(envoy.kill)
         router = EnvoyRouter(settings)
-        port = next(iter(router.free_ports()))
+        ports = iter(router.free_ports())
+        port = next(ports)
+        bare = next(ports)
+        stack.enter_context(between(bare, stable.address.port, percent=0))
+        wait_for(lambda: not is_free(bare), "the peer listens")
+        report("a bare Envoy", [added(stable.address.port, bare, options.requests) for _ in range(options.rounds)])
         plain = Route(SERVICE, port, stable, None)
         everything = Route(SERVICE, port, stable, canary, Split(500, FULL_BP), True, session_header="X-User")
         for generation, (name, route) in enumerate({"plain": plain, "with everything on": everything}.items(), 1):
             router.apply(route, generation)
             rounds = [added(stable.address.port, port, options.requests) for _ in range(options.rounds)]
-            print(f"latency added by the router, {name}, p50 in ms: {interval(rounds)}, bar {BAR_MS:g}")
+            report(f"the router, {name}", rounds)
         took = weight_changes(router, everything, 3, options.changes)
     print(f"a new weight is in force after {statistics.median(took):.0f} ms (longest {max(took):.0f} ms)")
     print(f"weight changes per second: {1000 * len(took) / sum(took):.1f}")

@@ -1,7 +1,8 @@
-"""The page "Releases" in a real browser: a person watches a rollout, is asked once, aborts it."""
+"""In a real browser: a person watches a rollout, is asked once, aborts it; and returns to a version by a form."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.needs("chromium"),
     pytest.mark.timeout(1200),
-]  # two releases, on a busy machine too
+]  # three releases, on a busy machine too
 page = test_ui.page
 
 
@@ -52,9 +53,7 @@ def champion(stack: LocalStack) -> int:
     """Release a model of this module's own; return the number of the version that serves."""
     done = stack.run("run", "--spec", str(write_spec(stack, RULES)), timeout=RUN_SECONDS)
     assert done.returncode == 0, done.stdout
-    serving = ledger.champion(stack.settings.ledger_url(), "watched")
-    assert serving is not None
-    return serving.number
+    return served(stack)
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +116,7 @@ def test_a_rollout_is_watched_and_aborted(stack: LocalStack, page: Page, champio
     expect(watched.get_by_text(f"Last rollout: rollout {rollout.id}")).to_be_visible(timeout=180_000)
     expect(watched.locator(".card").get_by_text(f"aborted by {airflow.USER}")).to_be_visible()
     assert ledger.read_rollout(url, rollout.id).state.outcome is Outcome.ABORTED
-    serving = ledger.champion(url, "watched")
-    assert serving is not None
-    assert serving.number == champion
+    assert served(stack) == champion
     assert problems == []
 
     frame.get_by_role("link", name="See its run.").click()
@@ -141,3 +138,35 @@ def test_it_follows_airflows_theme(stack: LocalStack, page: Page, champion: int)
     expect(frame.locator("html")).to_have_attribute("data-theme", "dark")
     page.set_viewport_size({"width": 1400, "height": 900})
     test_ui.keep(page, "releases-dark.png")
+
+
+@pytest.fixture(scope="module")
+def replaced(stack: LocalStack, champion: int) -> int:
+    """Replace the version of this module's model; return the number of the one that served before."""
+    spec = write_spec(stack, {**RULES, "min_user_exposures": 0})
+    done = stack.run("run", "--spec", str(spec), "--seed", "9", timeout=RUN_SECONDS)
+    assert done.returncode == 0, done.stdout
+    assert served(stack) != champion
+    return champion
+
+
+def served(stack: LocalStack) -> int:
+    """Return the number of the version in production."""
+    serving = ledger.champion(stack.settings.ledger_url(), "watched")
+    assert serving is not None
+    return serving.number
+
+
+def test_a_version_is_picked_from_the_form_and_serves_again(stack: LocalStack, page: Page, replaced: int) -> None:
+    expect.set_options(timeout=60_000)
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.goto(f"{airflow.base_url(stack.settings)}/dags/rollback")
+    page.click('[aria-label="Trigger Dag"]')
+    choice = page.get_by_role("combobox").first
+    choice.click()
+    expect(page.get_by_role("option", name=re.compile(r"^backup .* · watched"))).not_to_have_count(0)
+    test_ui.keep(page, "rollback-form.png")
+    page.get_by_role("option", name=re.compile(rf"^watched {replaced} · in production from")).click()
+    page.get_by_role("button", name="Trigger", exact=True).last.click()
+
+    wait_for(lambda: served(stack) == replaced, RUN_SECONDS, f"version {replaced} in production")
