@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines import ledger
 from pipelines.ledger import Outcome, Rollout
-from pipelines.release.local import adapters
+from pipelines.release import adapters
 from pipelines.settings import Settings
 from tests.load.candidates import Candidate, changed, repackaged, slow, under_trained
 from tests.load.client import Exchange, read_ledger
@@ -20,7 +20,7 @@ from tests.load.harm import Dying, FailingUsers, Harm
 RATE = 20.0
 MODEL = "soak"
 FIRST_STEPS = 60
-MORE_STEPS = 10
+MORE_STEPS = 40
 """By which each better version is trained longer than the last one."""
 
 FEW_STEPS = 6
@@ -32,8 +32,8 @@ SPEC: dict[str, dict[str, object]] = {
     "evaluation": {"noninferiority_margin": 0.05},
     "packaging": {"num_reference_requests": 60},
 }
-"""So small a model learns something in so few steps; measured, two seeds differ by 0.005 bits per byte, and a model
-after 6 steps is worse by 0.6."""
+"""So small a model learns something in so few steps; measured, two seeds differ by up to 0.02 bits per byte, which is
+told as worse now and then, so a better model keeps its seed; and a model after 6 steps is worse by 0.6."""
 
 RULES: dict[str, object] = {
     "weights": [25, 50],
@@ -106,7 +106,7 @@ class Releases:
         seed = 1 + self._number
         match kind:
             case Kind.BETTER:
-                return replace(self._champion, seed=seed, max_steps=self._champion.max_steps + MORE_STEPS)
+                return replace(self._champion, max_steps=self._champion.max_steps + MORE_STEPS)
             case Kind.WRONG_ANSWERS:
                 return under_trained(self._champion, folder, seed=seed, max_steps=FEW_STEPS)
             case _:
