@@ -56,11 +56,20 @@ faults: $(DEV)  ## kill, stop and starve every part of a release on the real sta
 test-all: $(DEV)  ## run every test, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+images: $(RUNTIME)  ## build the images (IMAGES, REGISTRY, IMAGE_PREFIX, TAG, BASE_IMAGE, VARIANT=cuda, BENTO, PUSH=1, SAVE)
+	@PYTHONPATH=$(PYTHONPATH):$(CURDIR)/docker $(BIN)/python -m images
+
+test-images: $(DEV)  ## build the trainer and run steps in it as a restricted pod would (BASE_IMAGE)
+	$(BIN)/python -m pytest tests/images $(PYTEST_FLAGS)
+
+e2e-k8s: $(DEV)  ## run the demo's lifecycle on the cluster of KUBECONFIG and check it (STORE=s3://..., REGISTRY, TAG, OVERLAY)
+	@PYTHONPATH=$(PYTHONPATH):$(CURDIR)/docker $(BIN)/python -m tests.e2e_k8s
+
 schema: $(RUNTIME)  ## write the JSON Schema of model specs for editors
 	$(BIN)/python -m pipelines spec schema --write
 
 help:
-	@awk -F '##' '/^[a-z-]+:.*##/ { split($$1, target, ":"); printf "make %-14s%s\n", target[1], $$2 }' $(MAKEFILE_LIST)
+	@awk -F '##' '/^[a-z0-9-]+:.*##/ { split($$1, target, ":"); printf "make %-14s%s\n", target[1], $$2 }' $(MAKEFILE_LIST)
 
 # torch comes first and by pip, which finds a CPU build where one is offered; uv then keeps it and is quick with the rest.
 $(RUNTIME): requirements.txt
@@ -80,4 +89,4 @@ define install
 $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r $(1) || $(BIN)/python -m pip install --quiet -r $(1)
 endef
 
-.PHONY: run run-bad test check up down bench bench-release soak lock faults test-all schema help
+.PHONY: run run-bad test check up down bench bench-release soak lock faults test-all images test-images e2e-k8s schema help

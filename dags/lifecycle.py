@@ -7,21 +7,22 @@ from airflow.sdk import DAG, TaskGroup, TriggerRule
 from slipway.assets import asset
 from slipway.backup import BackupOperator
 from slipway.dag import RELEASE_POOL, TRAINING_POOL, TRAINING_TIMEOUT, dag_arguments
-from slipway.operators import FreezeOperator, RecordOperator, RollbackOperator, StepOperator
+from slipway.operators import RecordOperator, RollbackOperator
 from slipway.rollout import rollout_tasks
 from slipway.specs import ListedSpec, listed_specs
+from slipway.steps import step_task
 
 
 def lifecycle(listed: ListedSpec) -> None:
     """Build the DAG of one model; Airflow registers it by itself."""
     model = listed.spec.name
     with DAG(**dag_arguments(listed)):
-        frozen = FreezeOperator(task_id="freeze")
-        validated = StepOperator(task_id="validate", outlets=[asset(model, "dataset")])
-        prepared = StepOperator(task_id="prepare")
-        trained = StepOperator(task_id="train", pool=TRAINING_POOL, execution_timeout=TRAINING_TIMEOUT)
-        evaluated = StepOperator(task_id="evaluate")
-        packaged = StepOperator(task_id="package", outlets=[asset(model, "version")])
+        frozen = step_task("freeze")
+        validated = step_task("validate", outlets=[asset(model, "dataset")])
+        prepared = step_task("prepare")
+        trained = step_task("train", pool=TRAINING_POOL, execution_timeout=TRAINING_TIMEOUT)
+        evaluated = step_task("evaluate")
+        packaged = step_task("package", outlets=[asset(model, "version")])
 
         backed_up = BackupOperator(task_id="backup")
 

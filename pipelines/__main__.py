@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.commands import backup, release
+from pipelines.commands import backup, ledger, release
 from pipelines.errors import BadInput, ExitCode, SlipwayError
 from pipelines.settings import REPOSITORY, read_settings
 
@@ -28,6 +28,7 @@ spec_app = typer.Typer(no_args_is_help=True, help="Check model specs.")
 app.add_typer(spec_app, name="spec")
 app.add_typer(release.app, name="release")
 app.add_typer(backup.app, name="backup")
+app.add_typer(ledger.app, name="ledger")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -173,6 +174,20 @@ def verify(
     problems = verify_artifacts(read_settings(), None if everything else uris, typer.echo)
     if problems:
         raise BadInput(f"verify: {problems} damaged or missing")
+
+
+@app.command(epilog="Example: python -m pipelines fetch --artifact artifacts/bento/<digest> --to /bento/content")
+def fetch(
+    artifact: Annotated[str, typer.Option(help="URI of the artifact.")],
+    to: Annotated[Path, typer.Option(help="Folder that is made, or replaced when its files are not the artifact's.")],
+) -> None:
+    """Bring an artifact from the store into a folder, every byte verified."""
+    from pipelines.artifacts import ArtifactRef
+    from pipelines.commands.fetch import fetch_to
+    from pipelines.store import Store
+
+    fetch_to(Store(read_settings().store_url()), ArtifactRef.parse(artifact), to)
+    logger.info("%s is in %s", artifact, to)
 
 
 @app.command(epilog="Example: python -m pipelines gc --delete")

@@ -12,14 +12,16 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pydantic import Field
 
+from pipelines import verified
 from pipelines.errors import ArtifactCorrupt, ArtifactMissing, BadInput
 from pipelines.spec import Frozen
+from pipelines.storage.parts import PART_BYTES, in_order
 from pipelines.store import Store
 
 logger = logging.getLogger(__name__)
@@ -149,8 +151,7 @@ def publish(store: Store, kind: str, folder: Path, inputs: Iterable[ArtifactRef]
             logger.warning("%s; writing it again", damage)
         else:
             return ref
-    for file in manifest.files:
-        store.put_file(f"{ref.uri}/{file.path}", folder / file.path)
+    _each_file(manifest, lambda file: store.put_file(f"{ref.uri}/{file.path}", folder / file.path))
     store.put(f"{ref.uri}/{MANIFEST}", manifest.canonical())
     logger.info("published %s: %d files, %d bytes", ref.uri, len(manifest.files), size_bytes(manifest))
     return ref
@@ -173,7 +174,11 @@ def publish_files(
 
 def exists(store: Store, ref: ArtifactRef) -> bool:
     """Return whether a manifest is there; says nothing about the data."""
-    return store.read(f"{ref.uri}/{MANIFEST}") is not None
+    try:
+        next(store.chunks(f"{ref.uri}/{MANIFEST}"), b"")
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def read_manifest(store: Store, ref: ArtifactRef) -> Manifest:
@@ -183,10 +188,12 @@ def read_manifest(store: Store, ref: ArtifactRef) -> Manifest:
         ArtifactMissing: when there is none.
         ArtifactCorrupt: when its bytes do not hash to the digest.
     """
-    data = store.read(f"{ref.uri}/{MANIFEST}")
+    try:
+        data = verified.read(store, f"{ref.uri}/{MANIFEST}", ref.digest)
+    except FileNotFoundError:
+        problem = f"artifact {ref.uri} has no manifest in {store.url}; run the step that makes it again"
+        raise ArtifactMissing(problem) from None
     if data is None:
-        raise ArtifactMissing(f"artifact {ref.uri} has no manifest in {store.url}; run the step that makes it again")
-    if hashlib.sha256(data).hexdigest() != ref.digest:
         raise ArtifactCorrupt(f"artifact {ref.uri}: {MANIFEST} does not hash to its name; {_REPAIR}")
     return Manifest.model_validate_json(data)
 
@@ -220,11 +227,12 @@ def read_file(store: Store, ref: ArtifactRef, path: str) -> bytes:
     """
     manifest = read_manifest(store, ref)
     entry = next((file for file in manifest.files if file.path == path), None)
-    data = store.read(f"{ref.uri}/{path}") if entry else None
-    if entry is None or data is None:
+    if entry is None:
         raise ArtifactMissing(f"artifact {ref.uri} has no file {path}")
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ArtifactCorrupt(f"artifact {ref.uri}: {path} differs from its manifest; {_REPAIR}")
+    with _found(ref, entry):
+        data = verified.read(store, f"{ref.uri}/{path}", entry.sha256)
+    if data is None:
+        raise _damaged(ref, entry)
     return data
 
 
@@ -240,8 +248,7 @@ def verify(store: Store, ref: ArtifactRef) -> Manifest:
     if local is not None:
         verify_folder(local, manifest, ref.uri)
     else:
-        for file in manifest.files:
-            read_file(store, ref, file.path)
+        _each_file(manifest, lambda file: _verify_object(store, ref, file))
     return manifest
 
 
@@ -276,20 +283,48 @@ def _is_sound(folder: Path, manifest: Manifest) -> bool:
     return True
 
 
+def _each_file(manifest: Manifest, act: Callable[[ManifestFile], object]) -> None:
+    """Do something with every file: small ones several at a time, then the large ones, whose parts are."""
+    small = [file for file in manifest.files if file.size_bytes <= PART_BYTES]
+    for _ in in_order(act, small):
+        continue
+    for file in manifest.files:
+        if file.size_bytes > PART_BYTES:
+            act(file)
+
+
 def _download(store: Store, ref: ArtifactRef, manifest: Manifest, target: Path) -> None:
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        for file in manifest.files:
-            path = partial / PurePosixPath(file.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                store.get_file(f"{ref.uri}/{file.path}", path)
-            except FileNotFoundError:
-                raise ArtifactMissing(f"artifact {ref.uri}: {file.path} is missing; {_REPAIR}") from None
-        verify_folder(partial, manifest, ref.uri)
+        _each_file(manifest, lambda file: _download_file(store, ref, file, partial / PurePosixPath(file.path)))
         _install(partial, target, manifest)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download_file(store: Store, ref: ArtifactRef, file: ManifestFile, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _found(ref, file):
+        if not verified.download(store, f"{ref.uri}/{file.path}", file.sha256, path):
+            raise _damaged(ref, file)
+
+
+def _verify_object(store: Store, ref: ArtifactRef, file: ManifestFile) -> None:
+    with _found(ref, file):
+        if not verified.is_sound(store, f"{ref.uri}/{file.path}", file.sha256):
+            raise _damaged(ref, file)
+
+
+@contextlib.contextmanager
+def _found(ref: ArtifactRef, file: ManifestFile) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ArtifactMissing(f"artifact {ref.uri}: {file.path} is missing; {_REPAIR}") from None
+
+
+def _damaged(ref: ArtifactRef, file: ManifestFile) -> ArtifactCorrupt:
+    return ArtifactCorrupt(f"artifact {ref.uri}: {file.path} differs from its manifest; {_REPAIR}")
 
 
 def _install(partial: Path, target: Path, manifest: Manifest) -> None:

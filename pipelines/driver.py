@@ -20,7 +20,7 @@ from pipelines.release.course import transitions
 from pipelines.runner import WorkStep
 from pipelines.settings import Settings
 from pipelines.spec import ModelSpec, RolloutConfig, load_spec, parse_params
-from pipelines.step import WORK_STEPS, Receipt, RunInfo, leave_receipt
+from pipelines.step import WORK_STEPS, Receipt, RunInfo, leave_receipt, leave_spec
 from pipelines.steps import backup, record, rollback, rollout
 from pipelines.store import Store
 
@@ -49,7 +49,7 @@ def run_lifecycle(spec_file: Path, params: Mapping[str, Any], settings: Settings
     run = _Run(model, f"cli__{datetime.now(UTC):%Y-%m-%dT%H-%M-%S-%f}", settings)
     logger.info("run %s of %s", run.run_id, model)
     for step in WORK_STEPS:
-        run.work(step, str(spec_file.resolve()), given)
+        run.work(step, spec_file, given)
     return run.release()
 
 
@@ -58,12 +58,13 @@ class _Run:
         self.run_id = run_id
         self._model = model
         self._settings = settings
+        self._store = Store(settings.store_url())
         self._receipts: dict[str, Receipt] = {}
 
-    def work(self, step: str, spec_file: str, params: Mapping[str, Any]) -> None:
+    def work(self, step: str, spec_file: Path, params: Mapping[str, Any]) -> None:
         """Do one work step as a process."""
         if step == "freeze":
-            spec_uri, inputs, forced = spec_file, dict(params), False
+            spec_uri, inputs, forced = leave_spec(self._store, self._info(step), spec_file), dict(params), False
         else:
             frozen = self._receipts["freeze"]
             spec_uri = ArtifactRef.model_validate(frozen.result["spec"]).uri
@@ -99,8 +100,7 @@ class _Run:
 
     def _rules(self) -> RolloutConfig:
         ref = ArtifactRef.model_validate(self._receipts["freeze"].result["spec"])
-        store = Store(self._settings.store_url())
-        return ModelSpec.model_validate_json(artifacts.read_file(store, ref, "spec.json")).rollout
+        return ModelSpec.model_validate_json(artifacts.read_file(self._store, ref, "spec.json")).rollout
 
     def _phase(self, phase: str, inputs: rollout.Inputs) -> rollout.Result:
         return rollout.wait(rollout.begin(phase, inputs, self._settings), self._settings)
@@ -115,7 +115,7 @@ class _Run:
     def _ledger_step(self, info: RunInfo, act: Callable[[], T]) -> T:
         started = time.time()
         result = act()
-        receipt = leave_receipt(Store(self._settings.store_url()), info, result, started)
+        receipt = leave_receipt(self._store, info, result, started)
         logger.info("%s: %s (%.1f s)", info.task_id, receipt.result.get("detail", "done"), receipt.seconds)
         return result
 

@@ -78,6 +78,22 @@ class RanksFailed(SlipwayError):
     retryable: ClassVar[bool] = True
 
 
+class PodRefused(BadInput):
+    """The cluster will not run a step's pod as spec and settings ask for it."""
+
+
+class PodLost(SlipwayError):
+    """The cluster, not the step, ended a pod, or cannot run it at present."""
+
+    retryable: ClassVar[bool] = True
+
+
+class TrainingStopped(SlipwayError):
+    """A training was told to end, and saved what it had done."""
+
+    retryable: ClassVar[bool] = True
+
+
 class StackError(SlipwayError):
     """The local stack cannot be started, reached or stopped."""
 

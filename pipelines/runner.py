@@ -1,4 +1,4 @@
-"""Run a work step as a process of this machine: exactly the command that a pod runs."""
+"""One try of a work step; and its run as a process of this machine: exactly the command that a pod runs."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class StepFailed(SlipwayError):
                 return ExitCode.UNEXPECTED
 
 
-class WorkStep:
-    """One try of one work step."""
+class StepTry:
+    """One try of one work step, wherever it runs: what its process is told, and what it leaves."""
 
     def __init__(self, name: str, spec_uri: str, info: RunInfo, settings: Settings) -> None:
         self._name = name
@@ -81,12 +81,35 @@ class WorkStep:
         self._info = info
         self._settings = settings
         self._store = Store(settings.store_url())
-        self._group: process.Group | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments after `python`."""
+        return command(self._name, self._spec_uri, self._info)
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """Put the inputs where the process reads them; an earlier run of the same name may have left a receipt."""
+        self._store.delete(self._info.receipt_uri)
+        write_inputs(self._store, self._info, inputs)
+
+    def receipt(self) -> Receipt:
+        """Return what the process left: the only result that counts.
+
+        Raises:
+            ReceiptMissing: when this try left no receipt of its own.
+        """
+        return check_receipt(read_receipt(self._store, self._info.receipt_uri), self._name, self._info)
+
+
+class WorkStep(StepTry):
+    """One try of one work step as a process of this machine."""
+
+    _group: process.Group | None = None
 
     @property
     def command(self) -> list[str]:
         """The process's arguments."""
-        return [sys.executable, *command(self._name, self._spec_uri, self._info)]
+        return [sys.executable, *self.arguments]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,12 +128,11 @@ class WorkStep:
             StepFailed: when the process ends with another status than 0.
             ReceiptMissing: when it ends with 0 and this try left no receipt of its own.
         """
-        self._store.delete(self._info.receipt_uri)  # an earlier run of the same name may have left one
-        write_inputs(self._store, self._info, inputs)
+        self.begin(inputs)
         status, message = self._follow(say)
         if ending(status) is not Ending.DONE:
             raise StepFailed(self._name, status, message)
-        return check_receipt(read_receipt(self._store, self._info.receipt_uri), self._name, self._info)
+        return self.receipt()
 
     def stop(self) -> None:
         """Ask the process and its group to end, and make them when they do not; returns at once."""
@@ -130,7 +152,7 @@ class WorkStep:
             raise
         finally:
             status = group.wait()
-        return status, _message(list(last))
+        return status, last_words(list(last))
 
 
 def check_receipt(receipt: Receipt, step: str, info: RunInfo) -> Receipt:
@@ -148,7 +170,7 @@ def check_receipt(receipt: Receipt, step: str, info: RunInfo) -> Receipt:
     return receipt
 
 
-def _message(lines: list[str]) -> str:
+def last_words(lines: list[str]) -> str:
     """Return the step's error: from its last `error:` line on, else its last line."""
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].startswith("error: "):

@@ -37,11 +37,20 @@ class Settings(BaseSettings):
     Beside it, not inside: whoever deletes or loses the home keeps the backups. It is still the same disk: a company
     names a bucket, or a folder on another machine's disk, and gives only this installation the right to write there."""
 
+    logs: str = ""
+    """URL (`s3://bucket/prefix`) to which Airflow copies the logs of finished tasks; empty: they stay in `home`."""
+
     backup_schedule: str = "@daily"
     """Cron expression or Airflow preset of the DAG `backup`; empty: by hand only, and before each rollout."""
 
     airflow_db: str = ""
     """SQLAlchemy URL of Airflow's own database, which no task can ask Airflow for; empty: the embedded Postgres."""
+
+    aws_conn_id: str = ""
+    """Airflow connection (amazon provider) with whose credentials tasks reach S3; empty: AWS's default chain.
+
+    For tasks and the steps that they start on their machine. Whatever runs outside a task (the controller, Airflow's
+    API server, a pod of a step) finds credentials by the chain: variables, a profile, or a role."""
 
     models_dir: Path = REPOSITORY / "dags" / "models"
     """Folder with the model specs."""
@@ -66,6 +75,51 @@ class Settings(BaseSettings):
 
     statsd: str = ""
     """host:port of a StatsD server for Airflow's own metrics and the tasks'; empty: none."""
+
+    kubernetes_namespace: str = "slipway"
+    """Namespace of everything that runs on the cluster."""
+
+    kubernetes_context: str = ""
+    """Context of the kubeconfig; empty: the pod's own service account, elsewhere the current context."""
+
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    """When a node pulls an image."""
+
+    image_pull_secrets: str = ""
+    """Names of Secrets with which nodes pull images, separated by commas; empty: none."""
+
+    store_secret: str = ""
+    """Name of a Secret whose keys become AWS_* variables of pods; empty: the identity of their service account."""
+
+    step_image: str = "slipway-trainer:latest"
+    """Image of the step pods: the code and everything that steps need; a digest (`name@sha256:...`) pins it."""
+
+    step_service_account: str = "slipway-step"
+    """Service account of the step pods: reaches the store, and nothing of the cluster."""
+
+    service_image: str = "slipway-service:latest"
+    """Image of every service pod: the runtime without a bento, which an init container fetches by its digest."""
+
+    service_service_account: str = "slipway-service"
+    """Service account of the service pods: may read the store, and nothing of the cluster."""
+
+    service_domain: str = ""
+    """Domain of the endpoints on a cluster: clients reach `<service>.<domain>`; empty: the host `<service>`."""
+
+    gateway: str = "envoy-gateway-system/slipway"
+    """namespace/name of the Gateway (Gateway API v1) that all endpoints share."""
+
+    gateway_address: str = ""
+    """host:port at which the Gateway is reached from inside the cluster; empty: the address in its status."""
+
+    prometheus: str = "http://prometheus-operated.monitoring.svc:9090"
+    """URL of the Prometheus that scrapes the Gateway's proxies: the counts of a release on a cluster."""
+
+    prometheus_namespace: str = "monitoring"
+    """Namespace of Prometheus, whose pods may scrape service pods."""
+
+    store_ports: str = "443"
+    """TCP ports, separated by commas, at which service pods may reach the store."""
 
     def resolved_home(self) -> Path:
         """Return `home` as an absolute path; a relative one starts at the source tree."""

@@ -21,7 +21,7 @@ from pipelines import artifacts, keys, lease
 from pipelines.artifacts import ArtifactRef, canonical_json
 from pipelines.errors import ArtifactCorrupt, ArtifactMissing, BadInput, ReceiptMissing
 from pipelines.settings import Settings
-from pipelines.spec import Frozen, ModelSpec, load_spec
+from pipelines.spec import Frozen, ModelSpec, load_spec, parse_spec_text, spec_text
 from pipelines.store import Store
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,10 @@ class RunInfo(Frozen):
     def inputs_uri(self) -> str:
         """Where this try's driver puts the inputs."""
         return f"{self.folder}/{self.try_number}.inputs.json"
+
+    def spec_uri(self, file_name: str) -> str:
+        """Return where the driver puts the spec file for this try of the first step."""
+        return f"{self.folder}/{self.try_number}.{file_name}"
 
     @property
     def progress_uri(self) -> str:
@@ -206,6 +210,17 @@ def write_inputs(store: Store, info: RunInfo, inputs: Mapping[str, Any]) -> None
     store.put(info.inputs_uri, canonical_json(document.model_dump(mode="json")))
 
 
+def leave_spec(store: Store, info: RunInfo, file: Path) -> str:
+    """Put a spec file as it is now where the first step's process reads it, wherever that runs; return its URI.
+
+    Raises:
+        SpecError: when the file cannot be read.
+    """
+    uri = info.spec_uri(file.name)
+    store.put(uri, spec_text(file).encode())
+    return uri
+
+
 def leave_receipt(store: Store, info: RunInfo, result: BaseModel, started: float) -> Receipt:
     """Leave the receipt of a ledger step, which is never reused.
 
@@ -249,8 +264,9 @@ def execute(name: str, *, spec_uri: str, inputs_uri: str, result_uri: str, setti
     """
     module = load_module(name)
     store = Store(settings.store_url())
+    store.check()
     document = _read_inputs(store, inputs_uri)
-    spec = _read_spec(store, spec_uri)
+    spec = read_spec(store, spec_uri)
     config = module.configure(spec)
     try:
         inputs = module.Inputs.model_validate(document.inputs)
@@ -356,10 +372,16 @@ def _read_inputs(store: Store, uri: str) -> InputsDocument:
         raise BadInput(f"--inputs: {uri} is not an inputs document: {error}") from error
 
 
-def _read_spec(store: Store, uri: str) -> ModelSpec:
-    """Return a spec: a file (for freeze) or a frozen one in the store (for every later step)."""
+def read_spec(store: Store, uri: str) -> ModelSpec:
+    """Return a spec: for freeze, of a file, which its driver has put into the store; for later steps, the frozen one.
+
+    Raises:
+        SpecError: when a file breaks a rule.
+    """
     if uri.endswith(".yaml"):
-        return load_spec(Path(uri.removeprefix("file://")))
+        left = store.read(uri) if uri.startswith("runs/") else None
+        path = Path(uri.removeprefix("file://"))
+        return load_spec(path) if left is None else parse_spec_text(left.decode(), Path(path.name.partition(".")[2]))
     ref = ArtifactRef.parse(store.relative(uri))
     return ModelSpec.model_validate_json(artifacts.read_file(store, ref, "spec.json"))
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from pipelines.locations import without_users
+
+
+class Unsound(OSError):
+    """What came or went is cut, or is not what was sent."""
 
 
 class Kind(StrEnum):
@@ -34,13 +40,27 @@ def explain(error: Exception) -> Trouble | None:
 
     The classes of botocore are known by name, so that it is imported by nobody who does not use it.
     """
-    return _explain_settings(error) or _explain_answer(error)
+    return _explain_settings(error) or _explain_refusal(error) or _explain_answer(error)
 
 
-def is_missing_bucket(error: Exception) -> bool:
-    """Return whether a server said that there is no such bucket: s3fs makes a FileNotFoundError of it."""
-    response = getattr(error.__cause__, "response", None)
-    return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NoSuchBucket"
+def error_code(error: BaseException) -> str:
+    """Return S3's word for what is wrong, such as NoSuchBucket; empty when S3 said none."""
+    return str(_refusal(error).get("Error", {}).get("Code", ""))
+
+
+def status_code(error: BaseException) -> int:
+    """Return the HTTP status of a refusal by S3; 0 when there was none."""
+    return int(_refusal(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_missing_bucket(error: BaseException) -> bool:
+    """Return whether a server said that there is no such bucket."""
+    return error_code(error) == "NoSuchBucket"
+
+
+def is_missing_key(error: BaseException) -> bool:
+    """Return whether a server said that there is no such object."""
+    return error_code(error) in ("NoSuchKey", "404")
 
 
 _CREATE_THE_BUCKET = "create it, or correct its name; AWS_ENDPOINT_URL says which server is asked"
@@ -50,6 +70,14 @@ _NAME_A_BUCKET = "a bucket has 3 to 63 lower-case letters, digits, dots and hyph
 _GIVE_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give a role, where the step runs"
 )
+_CORRECT_THE_CREDENTIALS = (
+    "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile, or the connection that SLIPWAY_AWS_CONN_ID names"
+)
+_RENEW = (
+    "a role's or a connection's are fetched anew by the next try; renew those that were set by hand "
+    "(AWS_SESSION_TOKEN, or the profile)"
+)
+_SET_THE_CLOCK = "set the clock by NTP (`timedatectl` shows whether it is), then clear the task"
 
 
 def _explain_settings(error: Exception) -> Trouble | None:
@@ -59,6 +87,8 @@ def _explain_settings(error: Exception) -> Trouble | None:
             return Trouble(Kind.MISCONFIGURED, "the name of the bucket is not valid", _NAME_A_BUCKET)
         case "NoCredentialsError":  # a role's credentials come from a server, which may be away
             return Trouble(Kind.AWAY, "no credentials were found", _GIVE_CREDENTIALS)
+        case "CredentialRetrievalError":
+            return Trouble(Kind.AWAY, _reason(error), "see why the role or program that gives credentials gave none")
         case "PartialCredentialsError" | "ProfileNotFound" | "ConfigParseError" | "InvalidRegionError":
             return Trouble(Kind.MISCONFIGURED, _reason(error), _CORRECT_THE_VARIABLES)
         case "ValueError" if str(error).startswith("Invalid endpoint"):  # botocore has no class for it
@@ -66,10 +96,18 @@ def _explain_settings(error: Exception) -> Trouble | None:
     return None
 
 
+def _explain_refusal(error: Exception) -> Trouble | None:
+    """Return what S3 means by its code, or None when the code needs no other words than S3's own."""
+    explained = _REFUSALS.get(error_code(error))
+    return None if explained is None else explained(error)
+
+
 def _explain_answer(error: Exception) -> Trouble | None:
     """Return what the other side said, or that it said nothing."""
-    if is_missing_bucket(error):
-        return Trouble(Kind.ABSENT, "the bucket does not exist", _CREATE_THE_BUCKET)
+    if isinstance(error, Unsound):
+        return Trouble(
+            Kind.AWAY, _reason(error), "look for what changes or cuts what passes between here and the server"
+        )
     if isinstance(error, FileNotFoundError):
         return Trouble(Kind.ABSENT, "it does not exist", "check the spelling and the folder")
     if isinstance(error, PermissionError):
@@ -77,6 +115,84 @@ def _explain_answer(error: Exception) -> Trouble | None:
     if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
         return Trouble(Kind.AWAY, _reason(error), "check its address (for S3: AWS_ENDPOINT_URL) and the network")
     return None
+
+
+def _absent(_: Exception) -> Trouble:
+    return Trouble(Kind.ABSENT, "the bucket does not exist", _CREATE_THE_BUCKET)
+
+
+def _elsewhere(error: Exception) -> Trouble:
+    response = _refusal(error)
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
+    reason = f"the bucket is in another region{f', {region}' if region else ''}"
+    way_out = f"set AWS_DEFAULT_REGION to {region or 'that region'}, or name a bucket of this region"
+    return Trouble(Kind.MISCONFIGURED, reason, way_out)
+
+
+def _wrong(error: Exception) -> Trouble:
+    return Trouble(Kind.MISCONFIGURED, f"the credentials are wrong ({error_code(error)})", _CORRECT_THE_CREDENTIALS)
+
+
+def _expired(_: Exception) -> Trouble:
+    return Trouble(Kind.AWAY, "the credentials have expired", _RENEW)
+
+
+def _skewed(error: Exception) -> Trouble:
+    said = _refusal(error).get("Error", {})
+    told = (said.get("RequestTime"), said.get("ServerTime"))
+    clocks = f": it says {told[0]}, the server {told[1]}" if all(told) else ""
+    return Trouble(Kind.MISCONFIGURED, f"this machine's clock is wrong{clocks}", _SET_THE_CLOCK)
+
+
+def _denied(error: Exception) -> Trouble:
+    action = _action(error)
+    hint = "; s3:ListBucket, too: without it, S3 says the same of what is missing" if action == "s3:GetObject" else ""
+    reason = f"no permission for {action}" if action else "no permission"
+    return Trouble(Kind.DENIED, reason, f"grant it to this user, or give credentials that have it{hint}")
+
+
+def _replaced(_: Exception) -> Trouble:
+    return Trouble(Kind.AWAY, "it was replaced while it was read", "try again")
+
+
+_REFUSALS: Mapping[str, Callable[[Exception], Trouble]] = {
+    "NoSuchBucket": _absent,
+    **dict.fromkeys(
+        ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _elsewhere
+    ),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure"), _wrong),
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), _expired),
+    "RequestTimeTooSkewed": _skewed,
+    **dict.fromkeys(("AccessDenied", "403"), _denied),
+    "PreconditionFailed": _replaced,
+}
+"""What S3's codes mean; see "Error responses" in the API reference of Amazon S3."""
+
+
+def _refusal(error: BaseException) -> Mapping[str, Any]:
+    """Return S3's answer behind an error of botocore, or behind one that s3fs made of it; empty when there is none."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, Mapping):
+            return response
+    return {}
+
+
+def _action(error: BaseException) -> str:
+    """Return the permission that a refused request needs, as policies of IAM spell it."""
+    operation = next((name for each in (error, error.__cause__) if (name := getattr(each, "operation_name", ""))), "")
+    match operation:
+        case "ListObjectsV2":
+            return "s3:ListBucket"
+        case "HeadObject":
+            return "s3:GetObject"
+        case "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload":
+            return "s3:PutObject"
+        case "":
+            return ""
+        case _:
+            return f"s3:{operation}"
 
 
 def _reason(error: Exception) -> str:

@@ -103,7 +103,12 @@ class Lifecycle:
         return path
 
     def tell(self, name: str, **behaviour: Any) -> None:
-        """Say what a step's process does: `status`, `prints`, `leaves` (no receipt when False), `result`."""
+        """Say what a step's process does.
+
+        Args:
+            name: of the step.
+            behaviour: `status`, `prints`, `leaves` (no receipt when False), `result`, `environment` (written there).
+        """
         self.steps[name] = {**self.steps.get(name, {}), **behaviour}
         self.told.write_text(json.dumps(self.steps), encoding="utf-8")
 

@@ -22,6 +22,8 @@ if behaviour.get("waits"):
     Path(behaviour["waits"] + ".part").write_text(f"{os.getpid()} {rank.pid}")
     Path(behaviour["waits"] + ".part").rename(behaviour["waits"])
     time.sleep(600)
+if "environment" in behaviour:
+    Path(behaviour["environment"]).write_text(json.dumps(dict(os.environ)))
 for line in behaviour.get("prints", []):
     print(line, flush=True)
 if behaviour.get("leaves", True):

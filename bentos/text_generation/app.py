@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -98,7 +99,9 @@ class Call:
         self._runtime = runtime
         self._request = request
         self._endpoint = endpoint
-        self._traffic: Traffic = traffic_of(request.headers.get(headers.TRAFFIC), request.headers.get("host"))
+        told = request.headers
+        own = os.environ.get(headers.COPY_VARIABLE)
+        self._traffic: Traffic = traffic_of(told.get(headers.TRAFFIC), told.get("host"), told.get(headers.COPY), own)
 
     async def answer(self, make_plan: Callable[[dict[str, Any], Runtime], Plan]) -> Response:
         """Return the response; errors become OpenAI's error objects."""

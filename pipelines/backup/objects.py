@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pipelines import verified
 from pipelines.artifacts import file_sha256
 from pipelines.backup.errors import BackupDamaged
 from pipelines.backup.manifest import SavedFile
@@ -21,6 +22,8 @@ from pipelines.store import Store
 FOLDER = "objects"
 NUM_THREADS = 4
 """Hashing releases the interpreter, so that threads keep a fast disk, or several connections, busy."""
+
+_OTHER_BYTES = "has other bytes than its name says"
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -75,12 +78,12 @@ class Objects:
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._store.get_file(_path(file.sha256), target)
+            is_sound = verified.download(self._store, _path(file.sha256), file.sha256, target)
         except FileNotFoundError:
             raise _damaged(file, "is missing") from None
-        if file_sha256(target) != file.sha256:
+        if not is_sound:
             target.unlink()
-            raise _damaged(file, "has other bytes than its name says")
+            raise _damaged(file, _OTHER_BYTES)
 
     def names(self) -> set[str]:
         """Return the digests of all objects."""
@@ -117,13 +120,16 @@ class Objects:
 
     def _damage(self, file: SavedFile) -> str | None:
         """Return what is wrong with an object, or None."""
+        path = _path(file.sha256)
+        local = self._store.local_path(path)
         try:
-            with self._local(Source(file, self._store, _path(file.sha256))) as path:
-                size = path.stat().st_size
-                if size != file.size_bytes:
-                    return f"has {size} bytes, not {file.size_bytes}"
-                return None if disk_sha256(path) == file.sha256 else "has other bytes than its name says"
-        except ArtifactMissing:
+            if local is None:
+                return None if verified.is_sound(self._store, path, file.sha256) else _OTHER_BYTES
+            size = local.stat().st_size
+            if size != file.size_bytes:
+                return f"has {size} bytes, not {file.size_bytes}"
+            return None if disk_sha256(local) == file.sha256 else _OTHER_BYTES
+        except FileNotFoundError:
             return "is missing"
 
     @contextlib.contextmanager
@@ -137,7 +143,7 @@ class Objects:
             return
         copy = self._scratch / uuid.uuid4().hex
         try:
-            source.store.get_file(source.path, copy)
+            verified.download(source.store, source.path, source.file.sha256, copy)
             yield copy
         except FileNotFoundError:
             raise ArtifactMissing(f"backup: {source.store.url}/{source.path} is missing") from None

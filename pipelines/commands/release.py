@@ -141,7 +141,7 @@ def _rollout(url: str, rollout_id: int) -> Rollout:
 
 
 def _adapters(settings: Settings) -> Any:
-    from pipelines.release.local import adapters
+    from pipelines.release import adapters
 
     return adapters.connect(settings)
 

@@ -112,9 +112,9 @@ def verify(source: Path) -> Identity:
     return Identity(name=read_service_file(source).name, version=_version(contents), digest=model.digest)
 
 
-def serve_command(folder: Path, port: int) -> list[str]:
-    """Return the command that serves a packaged bento on 127.0.0.1; stop it by process group."""
-    return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", LOOPBACK, "--port", str(port)]
+def serve_command(folder: Path, port: int, host: str = LOOPBACK, python: str = sys.executable) -> list[str]:
+    """Return the command that serves a packaged bento; stop it by process group."""
+    return [python, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
 
 
 def serve_environment(home: Path) -> dict[str, str]:

@@ -181,7 +181,7 @@ def run_controller(settings: Settings) -> None:
     Raises:
         LedgerUnavailable: when the ledger goes away, and with it the lock; the supervisor starts the next controller.
     """
-    from pipelines.release.local import adapters
+    from pipelines.release import adapters
 
     url = settings.ledger_url()
     stopping = threading.Event()

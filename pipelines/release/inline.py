@@ -7,8 +7,8 @@ import time
 
 from pipelines import ledger
 from pipelines.ledger import Rollout
+from pipelines.release import adapters
 from pipelines.release.controller import Controller
-from pipelines.release.local import adapters
 from pipelines.settings import Settings
 
 logger = logging.getLogger(__name__)

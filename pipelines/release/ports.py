@@ -143,6 +143,9 @@ class Capability(StrEnum):
     """What a router may or may not be able to do."""
 
     MIRROR = "mirror"
+    COUNTS = "counts"
+    """Counts what both arms do: without it, they cannot be compared under traffic."""
+
     SESSIONS = "sessions"
     """Keeps a session with one version, and counts sessions."""
 

@@ -12,8 +12,10 @@ from pipelines.formats.headers import Traffic
 from pipelines.ledger import Event, Rollout
 from pipelines.release import orders
 from pipelines.release.audit import Look
+from pipelines.release.endpoints import endpoint
 from pipelines.release.evidence import Standing, exp, standing
 from pipelines.release.ports import Arm
+from pipelines.settings import read_settings
 from pipelines.spec import Frozen
 
 NUM_EARLIER = 5
@@ -115,7 +117,7 @@ def present(url: str, service: str, num_earlier: int = NUM_EARLIER) -> Present:
     running = None if snapshot is None else snapshot.rollout
     return Present(
         service=service,
-        endpoint="" if port is None else f"http://127.0.0.1:{port}",
+        endpoint="" if port is None else endpoint(read_settings(), service, port),
         serving=None if champion is None else champion.number,
         digest="" if champion is None else champion.model.digest,
         running=None if running is None else facts(running),

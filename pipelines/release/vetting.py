@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pipelines.formats.headers import Traffic
 from pipelines.ledger import Rollout, Version
 from pipelines.release import sequential
 from pipelines.release.ports import Arm, Capability, Fleet, Probe, Router
+from pipelines.spec import RolloutConfig
 
 
 def reason_to_refuse(rollout: Rollout, port: int, fleet: Fleet, router: Router, probe: Probe) -> str:
@@ -20,9 +23,18 @@ def reason_to_refuse(rollout: Rollout, port: int, fleet: Fleet, router: Router, 
     lost = probe.interface(port, Arm.STABLE) - probe.interface(port, Arm.CANARY)
     if lost:
         return f"the new version no longer offers {', '.join(sorted(lost)[:5])}; its clients would break"
-    if config.session_header and Capability.SESSIONS not in router.capabilities:
+    return _cannot(config, router.capabilities) or _hopeless_baseline(fleet, stable, config.max_bad_rate)
+
+
+def _cannot(config: RolloutConfig, capabilities: Collection[Capability]) -> str:
+    """Return what the rollout asks of the router that it cannot do, or nothing."""
+    if config.session_header and Capability.SESSIONS not in capabilities:
         return "rollout.session_header: this router cannot count sessions; leave it empty"
-    return _hopeless_baseline(fleet, stable, config.max_bad_rate)
+    if Capability.COUNTS not in capabilities:
+        return "nobody knows how to read this router's counts, so two versions cannot be compared behind it"
+    if config.shadow_seconds and Capability.MIRROR not in capabilities:
+        return "rollout.shadow_seconds: this router cannot mirror requests; set it to 0"
+    return ""
 
 
 def _hopeless_baseline(fleet: Fleet, stable: Version, max_bad_rate: float) -> str:

@@ -11,8 +11,18 @@ from pipelines.spec.data import DataConfig, Expectation, PreparationConfig, Seve
 from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
 from pipelines.spec.model import ModelSpec, TriggerParams
 from pipelines.spec.problems import explain
-from pipelines.spec.reading import load_spec, merge, model_name, parse_params, parse_spec, schema_json
-from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig
+from pipelines.spec.reading import (
+    load_spec,
+    merge,
+    model_name,
+    parse_params,
+    parse_spec,
+    parse_spec_text,
+    schema_json,
+    spec_text,
+)
+from pipelines.spec.resources import ResourcesConfig, StepResources, TrainingResources
+from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig, ServingConfig
 
 __all__ = [
     "ArchitectureConfig",
@@ -24,12 +34,16 @@ __all__ = [
     "ModelSpec",
     "PackagingConfig",
     "PreparationConfig",
+    "ResourcesConfig",
     "RolloutConfig",
     "ServiceConfig",
+    "ServingConfig",
     "Severity",
     "Source",
+    "StepResources",
     "TokenizerConfig",
     "TrainingConfig",
+    "TrainingResources",
     "TriggerParams",
     "explain",
     "load_spec",
@@ -37,5 +51,7 @@ __all__ = [
     "model_name",
     "parse_params",
     "parse_spec",
+    "parse_spec_text",
     "schema_json",
+    "spec_text",
 ]

@@ -21,6 +21,17 @@ Location = Annotated[str, AfterValidator(_without_secret)]
 """Path or fsspec URL of something to read. Specs are published, so it holds no secret."""
 
 
+def _names_objects(url: str) -> str:
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if url and not (url.startswith("s3://") and bucket and key):
+        raise ValueError(f"objects are named by s3://bucket/key, with wildcards such as s3://bucket/new/*, got {url!r}")
+    return url
+
+
+Objects = Annotated[Location, AfterValidator(_names_objects)]
+"""Objects on S3, by name or with the wildcards `*`, `?` and `[...]`."""
+
+
 class Severity(StrEnum):
     """What a failed expectation does; Great Expectations' own words."""
 

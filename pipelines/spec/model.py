@@ -9,9 +9,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipelines.spec.backup import BackupConfig
 from pipelines.spec.base import Frozen
-from pipelines.spec.data import DataConfig, Location, PreparationConfig
+from pipelines.spec.data import DataConfig, Location, Objects, PreparationConfig
 from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
-from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig
+from pipelines.spec.resources import ResourcesConfig
+from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig, ServingConfig
 
 _PRESETS = frozenset({"@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly"})
 
@@ -30,6 +31,10 @@ class ModelSpec(Frozen):
 
     schedule: str | None = None
     """Cron expression or Airflow preset; null: by hand only."""
+
+    start_on: Objects = ""
+    """S3 objects whose arrival starts a run, such as s3://bucket/new/*.jsonl, or only a marker that is written last
+    (s3://bucket/new/*/_SUCCESS); empty: nothing waits. The data itself is what `data.source` names."""
 
     run_timeout_seconds: int | None = Field(default=None, ge=60)
     """A run that takes longer fails, and what it was releasing goes back; null: no limit."""
@@ -54,6 +59,12 @@ class ModelSpec(Frozen):
 
     service: ServiceConfig = ServiceConfig()
     """The endpoint."""
+
+    serving: ServingConfig = ServingConfig()
+    """Pods of the endpoint, on a cluster."""
+
+    resources: ResourcesConfig = ResourcesConfig()
+    """Pods of the steps, on a cluster."""
 
     rollout: RolloutConfig = RolloutConfig()
     """The release."""

@@ -35,14 +35,36 @@ def load_spec(path: Path) -> ModelSpec:
     Raises:
         SpecError: names file, field, value, rule and way out for every broken rule.
     """
-    name = model_name(path)
+    return parse_spec_text(spec_text(path), path)
+
+
+def spec_text(path: Path) -> str:
+    """Return the text of a spec file, as yet unchecked.
+
+    Raises:
+        SpecError: when the file is missing, wrongly named or not UTF-8.
+    """
+    model_name(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         known = ", ".join(sorted(found.name for found in path.parent.glob("*.yaml"))) or "none"
         raise SpecError(f"{path}: no such file; specs in that folder: {known}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+
+
+def parse_spec_text(text: str, path: Path) -> ModelSpec:
+    """Check the text of a spec file.
+
+    Args:
+        text: YAML.
+        path: the file, which names the model; it is not read.
+
+    Raises:
+        SpecError: names file, field, value, rule and way out for every broken rule.
+    """
+    name = model_name(path)
     try:
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader that also refuses repeated keys
     except yaml.YAMLError as error:

@@ -67,6 +67,40 @@ class ServiceConfig(Frozen):
         return self
 
 
+class ServingConfig(Frozen):
+    """How many pods of a version run on a cluster, and with what; on one machine nothing of it is read."""
+
+    replicas: int = Field(default=2, ge=1, le=1000)
+    """Least pods of a copy; with 2, one may go away without anybody noticing."""
+
+    max_replicas: int = Field(default=4, ge=1, le=1000)
+    """Most pods of a copy; equal to `replicas`: their number is fixed."""
+
+    cpu_percent: int = Field(default=70, ge=1, le=100)
+    """Mean use of the requested CPU above which pods are added."""
+
+    cpu: str = Field(default="1", pattern=r"^[0-9]+m?$")
+    """CPU that a pod requests, and its limit."""
+
+    memory: str = Field(default="2Gi", pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)$")
+    """Memory that a pod requests, and its limit."""
+
+    gpus: int = Field(default=0, ge=0, le=16)
+    """GPUs of a pod (`nvidia.com/gpu`)."""
+
+    disk: str = Field(default="10Gi", pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)$")
+    """Room for the fetched bento and for what the service writes."""
+
+    drain_seconds: int = Field(default=300, ge=1, le=7200)
+    """How long a pod that is told to end may finish its answers: longer than the longest stream."""
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Self:
+        if self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} must be at least replicas, {self.replicas}")
+        return self
+
+
 class MetricWeights(Frozen):
     """How much of the false-alarm rate each metric may use; at least one is above 0."""
 

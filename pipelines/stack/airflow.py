@@ -110,7 +110,7 @@ def configuration(settings: Settings, made: Secrets) -> str:
             "secret_key": made.secret_key,
         },
         "api_auth": {"jwt_secret": made.jwt_secret},
-        "logging": {"base_log_folder": layout.airflow_home / "logs"},
+        "logging": {"base_log_folder": layout.airflow_home / "logs", **_remote_logging(settings)},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.1,  # the default waits 1 s between tasks
             "task_instance_heartbeat_timeout": 45,  # the defaults notice a dead task after 300 s
@@ -137,6 +137,16 @@ def configuration(settings: Settings, made: Secrets) -> str:
     text = io.StringIO()
     parser.write(text)
     return text.getvalue()
+
+
+def _remote_logging(settings: Settings) -> dict[str, object]:
+    if not settings.logs:
+        return {}
+    return {
+        "remote_logging": True,
+        "remote_base_log_folder": settings.logs,
+        "remote_log_conn_id": settings.aws_conn_id,  # empty: AWS's default chain
+    }
 
 
 def write_configuration(settings: Settings) -> Secrets:

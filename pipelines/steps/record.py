@@ -8,7 +8,8 @@ from pipelines import ledger
 from pipelines.artifacts import ArtifactRef
 from pipelines.errors import ReleaseRefused
 from pipelines.ledger import Outcome, Phase, Rollout, Service, Version
-from pipelines.release.local import adapters
+from pipelines.release import adapters
+from pipelines.release.endpoints import endpoint as endpoint_of
 from pipelines.release.ports import Probe, ProbeFailed, Served
 from pipelines.settings import Settings
 from pipelines.spec import Frozen
@@ -52,7 +53,7 @@ def run(inputs: Inputs, settings: Settings) -> Result:
         raise ReleaseRefused(f"{rollout}: the ledger names no version in production; clear from rollout.stage")
     probe = adapters.connect(settings).probe
     served = _wait_until_served(service, service.champion, probe)
-    endpoint = f"http://127.0.0.1:{service.port}"
+    endpoint = endpoint_of(settings, service.name, service.port)
     ledger.record_release(url, rollout, endpoint=endpoint, serving=service.champion.number, digest=served.digest)
     return Result(
         version=service.champion.number,

@@ -6,8 +6,7 @@ from pipelines import ledger
 from pipelines.backup.held import version_held
 from pipelines.errors import BadInput, ReleaseRefused, RolledBack
 from pipelines.ledger import Outcome, Phase
-from pipelines.release import orders
-from pipelines.release.local import adapters
+from pipelines.release import adapters, orders
 from pipelines.release.lowering import check_controller
 from pipelines.settings import Settings
 from pipelines.spec import Frozen

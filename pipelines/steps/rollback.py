@@ -7,7 +7,7 @@ from typing import Self
 from pipelines import ledger
 from pipelines.errors import SlipwayError
 from pipelines.ledger import Outcome, Phase, Rollout
-from pipelines.release.local import adapters
+from pipelines.release import adapters
 from pipelines.release.lowering import check_controller, request_rollback
 from pipelines.release.ports import Probe
 from pipelines.settings import Settings

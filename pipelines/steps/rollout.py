@@ -12,8 +12,8 @@ from pipelines import artifacts, ledger
 from pipelines.artifacts import ArtifactRef
 from pipelines.errors import BadInput, ReleaseRefused, RolledBack
 from pipelines.ledger import Candidate, Outcome, Phase, Rollout
+from pipelines.release import adapters
 from pipelines.release.course import Transition, transitions
-from pipelines.release.local import adapters
 from pipelines.release.lowering import check_controller
 from pipelines.release.passing import is_passed
 from pipelines.settings import Settings

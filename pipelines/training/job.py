@@ -52,6 +52,11 @@ class TrainingJob(Frozen):
         return self.workspace / "failures"
 
     @property
+    def stop_file(self) -> Path:
+        """What is there when the ranks are to save what they have done, and end."""
+        return self.workspace / "stop"
+
+    @property
     def logs_folder(self) -> Path:
         """One file per rank."""
         return self.workspace / "logs"
@@ -60,6 +65,7 @@ class TrainingJob(Frozen):
         """Write the job to its file and make the folders that it names."""
         for folder in (self.workspace, self.failures_folder, self.logs_folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self.stop_file.unlink(missing_ok=True)
         self.file.write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,11 @@ def rank_environment(base: Mapping[str, str], *, ranks: int, num_cores: int) -> 
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def num_cores(environment: Mapping[str, str]) -> int:
+    """Return how many cores a training may use: those that its pod asked for, else all of this process."""
+    return int(environment.get("SLIPWAY_CORES") or len(os.sched_getaffinity(0)))
 
 
 def threads_per_rank(num_cores: int, ranks: int) -> int:

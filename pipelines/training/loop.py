@@ -28,13 +28,15 @@ READ_EVERY_STEPS = 10
 def train(job: TrainingJob, strategy: Strategy) -> None:
     """Train, from the newest sound checkpoint on, and leave the model in the job's folder.
 
+    A training that is told to stop leaves a checkpoint of what it has done, and no model.
+
     Raises:
         TrainingDiverged: when loss or gradient are not finite; names step and value.
         StoreUnavailable: when a checkpoint cannot be written or read.
     """
     training = Training(job, strategy)
-    training.run()
-    if strategy.rank == 0:
+    is_done = training.run()
+    if is_done and strategy.rank == 0:
         save_model(training.model, job.tokenizer, job.model_folder)
 
 
@@ -45,6 +47,7 @@ class Training:
         config = job.training
         self._config = config
         self._strategy = strategy
+        self._stop_file = job.stop_file
         shards = TokenShards.open(job.tokens)
         self._tokens = WindowedTokens(shards.split("train"), config.sequence_length)
         self._order = BatchOrder(self._tokens.num_windows, config.batch_size, config.seed)
@@ -61,17 +64,25 @@ class Training:
         seconds_before = self._log.seconds_before if self._log else 0.0
         self._meter = Meter(config, strategy, done=self._done, seconds_before=seconds_before)
 
-    def run(self) -> None:
-        """Take the steps that are not done yet, with a reading and a checkpoint now and then and at the end."""
+    def run(self) -> bool:
+        """Take the steps that are not done yet, with a reading and a checkpoint now and then and at the end.
+
+        Returns:
+            False when the training was told to stop before its last step.
+        """
         with deterministic(self._strategy.device):
             for step in range(self._done, self._config.max_steps):
                 self._step(step)
                 self._done = step + 1
-                self._read_and_save()
+                is_stopped = self._strategy.any_rank(self._stop_file.exists())
+                self._read_and_save(is_stopped=is_stopped)
+                if is_stopped and self._done < self._config.max_steps:
+                    return False
+        return True
 
-    def _read_and_save(self) -> None:
+    def _read_and_save(self, *, is_stopped: bool) -> None:
         is_last = self._done == self._config.max_steps
-        is_checkpoint = is_last or self._done % self._config.checkpoint_every_steps == 0
+        is_checkpoint = is_last or is_stopped or self._done % self._config.checkpoint_every_steps == 0
         if is_checkpoint or self._done % READ_EVERY_STEPS == 0:
             self._read()
         if is_checkpoint:

@@ -37,6 +37,9 @@ class Strategy(Protocol):
     def from_first(self, value: int) -> int:
         """Return rank 0's number."""
 
+    def any_rank(self, claim: bool) -> bool:
+        """Return whether a claim holds on any rank; no rank waits for its device."""
+
 
 class SingleRank:
     """One process, no communication."""
@@ -59,12 +62,16 @@ class SingleRank:
     def from_first(self, value: int) -> int:
         return value
 
+    def any_rank(self, claim: bool) -> bool:
+        return claim
+
 
 class DataParallel:
     """Synchronous data parallel: every rank holds the model, gradients are averaged. Gloo on CPU, NCCL on GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self._hosts = dist.new_group(backend="gloo") if device.type == "cuda" else None  # None: the ranks' own group
 
     def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
         wrapped = DistributedDataParallel(
@@ -101,6 +108,11 @@ class DataParallel:
         shared = torch.tensor([value], device=self.device)
         dist.broadcast(shared, src=0)
         return int(shared.item())
+
+    def any_rank(self, claim: bool) -> bool:
+        shared = torch.tensor([int(claim)])
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._hosts)
+        return bool(shared.item())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,14 +10,14 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipelines import errors, process
-from pipelines.errors import RanksFailed, SlipwayError, StoreUnavailable
+from pipelines.errors import RanksFailed, SlipwayError, StoreUnavailable, TrainingStopped
 from pipelines.settings import REPOSITORY
 from pipelines.training.job import Resumption, TrainingJob
-from pipelines.training.launch import agent_command, rank_environment
+from pipelines.training.launch import agent_command, num_cores, rank_environment
 from pipelines.training.metrics import Reading, parse_readings
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,10 @@ Report = Callable[..., None]
 def supervise(job: TrainingJob, report: Report) -> Resumption:
     """Train, and return where the training went on; its results are in the job's workspace.
 
-    However this function or its process ends, the ranks end with it.
+    However this function or its process ends, the ranks end with it. SIGTERM lets them finish their step and save it.
 
     Raises:
+        TrainingStopped: SIGTERM came before the last step; what was done is saved.
         TrainingDiverged: the loss stopped being a finite number.
         StoreUnavailable: a checkpoint could not be written or read.
         RanksFailed: a rank died; carries the last lines of its log.
@@ -51,7 +53,7 @@ def supervise(job: TrainingJob, report: Report) -> Resumption:
         workspace=job.workspace,
         logs=job.logs_folder,
     )
-    environment = rank_environment(os.environ, ranks=job.training.ranks, num_cores=len(os.sched_getaffinity(0)))
+    environment = rank_environment(os.environ, ranks=job.training.ranks, num_cores=num_cores(os.environ))
     group = process.Group(command, environment=environment, directory=REPOSITORY)
     logger.info("training: %d ranks, %s threads each", job.training.ranks, environment["OMP_NUM_THREADS"])
     output: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -59,16 +61,37 @@ def supervise(job: TrainingJob, report: Report) -> Resumption:
     reader.start()
     progress = Progress(job, report)
     try:
-        while reader.is_alive():
-            reader.join(POLL_SECONDS)
-            progress.forward()
+        with _saved_at_sigterm(job):
+            while reader.is_alive():
+                reader.join(POLL_SECONDS)
+                progress.forward()
     except BaseException:
         group.stop(GRACE_SECONDS)
         group.wait()
         raise
     if group.wait() != 0:
         raise explain_failure(job, list(output))
+    if job.stop_file.exists() and not job.model_folder.exists():
+        raise TrainingStopped("training: told to end; what was done is saved, and the next try goes on from there")
     return progress.resumption or Resumption(step=0)
+
+
+@contextlib.contextmanager
+def _saved_at_sigterm(job: TrainingJob) -> Iterator[None]:
+    """Let SIGTERM stop the ranks rather than this process: whoever sends it grants a time, and kills after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        logger.warning("training: told to end; the ranks finish their step and save it")
+        job.stop_file.touch()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""A step as an Airflow task."""
+"""What all tasks of a lifecycle share, and the ledger steps among them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from slipway.assets import event_extra
+from slipway.aws import use_connection
 from slipway.docs import task_documentation
 from slipway.errors import translated
 from slipway.triggers import LedgerTrigger, is_waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from airflow.sdk import Context
     from pydantic import BaseModel
 
-    from pipelines.runner import WorkStep
     from pipelines.settings import Settings
     from pipelines.step import Receipt, RunInfo
 
@@ -34,81 +32,11 @@ class LifecycleOperator(BaseOperator):
         self.model = model
         self.spec_file = spec_file
 
-
-class StepOperator(LifecycleOperator):
-    """Run the work step that is named like the task, as a process of this machine."""
-
-    ui_color = "#dbeafe"
-
-    _running: WorkStep | None = None
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Run the step and return its receipt."""
-        from pipelines.runner import WorkStep
+    def pre_execute(self, context: Context) -> None:
+        """Find the store's credentials, also when the task goes on after it waited."""
         from pipelines.settings import Settings
 
-        settings = Settings()
-        with translated(context["ti"], self.retries or 0):
-            receipts = self._receipts(context)
-            info = run_info(self, context, forced=self._is_forced(receipts))
-            self._running = WorkStep(self.task_id, self._spec_uri(receipts, settings), info, settings)
-            receipt = self._running.run(self._inputs(context, receipts), lambda line: self.log.info("%s", line))
-            return finished(self, context, receipt)
-
-    def on_kill(self) -> None:
-        """End the step's process and everything below it."""
-        if self._running is not None:
-            self._running.stop()
-
-    def _receipts(self, context: Context) -> dict[str, Receipt]:
-        from pipelines.lifecycle import upstream
-
-        return {step: pulled(context, step) for step in upstream(self.task_id)}
-
-    def _is_forced(self, receipts: Mapping[str, Receipt]) -> bool:
-        from pipelines.lifecycle import is_forced
-
-        return is_forced(self.task_id, receipts["freeze"])
-
-    def _spec_uri(self, receipts: Mapping[str, Receipt], settings: Settings) -> str:
-        from pipelines.artifacts import ArtifactRef
-
-        return ArtifactRef.model_validate(receipts["freeze"].result["spec"]).uri
-
-    def _inputs(self, context: Context, receipts: Mapping[str, Receipt]) -> Mapping[str, Any]:
-        from pipelines.lifecycle import inputs_of
-
-        return inputs_of(self.task_id, receipts, lambda: self._champion(receipts["train"]))
-
-    def _champion(self, trained: Receipt) -> Mapping[str, Any] | None:
-        """Return the model to compare with, from the ledger: the step itself sees no database."""
-        from pipelines.artifacts import ArtifactRef
-        from pipelines.ledger import champion_for_evaluation
-        from pipelines.settings import Settings
-
-        candidate = ArtifactRef.model_validate(trained.result["model"])
-        champion = champion_for_evaluation(Settings().ledger_url(), self.model, candidate)
-        return None if champion is None else champion.model_dump(mode="json")
-
-
-class FreezeOperator(StepOperator):
-    """Run the first step: its inputs are the trigger's params and the spec file as it is now."""
-
-    def _receipts(self, context: Context) -> dict[str, Receipt]:
-        return {}
-
-    def _is_forced(self, receipts: Mapping[str, Receipt]) -> bool:
-        return False
-
-    def _spec_uri(self, receipts: Mapping[str, Receipt], settings: Settings) -> str:
-        return str(settings.models_dir.resolve() / self.spec_file)
-
-    def _inputs(self, context: Context, receipts: Mapping[str, Receipt]) -> Mapping[str, Any]:
-        from pipelines.spec import parse_params
-
-        params = {name: value for name, value in context["params"].items() if value is not None}
-        parse_params(params)  # before the store gets them: a source that is refused may hold a password
-        return params
+        use_connection(Settings().aws_conn_id)
 
 
 class LedgerStepOperator(LifecycleOperator):

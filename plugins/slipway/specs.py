@@ -32,7 +32,11 @@ class ListedSpec:
     @property
     def dag_id(self) -> str:
         """Id of the lifecycle DAG."""
-        return f"lifecycle_{re.sub(r'[^A-Za-z0-9_.-]', '_', self.path.stem)}"
+        return self.dag_of("lifecycle")
+
+    def dag_of(self, purpose: str) -> str:
+        """Return the id of the model's DAG for a purpose."""
+        return f"{purpose}_{re.sub(r'[^A-Za-z0-9_.-]', '_', self.path.stem)}"
 
 
 def lifecycle_id(model: str) -> str:
@@ -40,12 +44,12 @@ def lifecycle_id(model: str) -> str:
     return f"lifecycle_{model.replace('-', '_')}"
 
 
-def listed_specs() -> Iterator[ListedSpec]:
+def listed_specs(purpose: str = "lifecycle") -> Iterator[ListedSpec]:
     """Yield the specs to build: one in a task's process, which knows its DAG, all of them in the DAG processor."""
     wanted = get_parsing_context().dag_id
     for path in sorted(Settings().models_dir.glob("*.yaml")):
         listed = ListedSpec(path, _placeholder(path))
-        if wanted in (None, listed.dag_id):
+        if wanted in (None, listed.dag_of(purpose)):
             yield _read(listed)
 
 

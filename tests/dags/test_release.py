@@ -16,7 +16,7 @@ import pytest
 from pipelines import ledger
 from pipelines.errors import ArtifactCorrupt, ReleaseRefused, SlipwayError
 from pipelines.ledger import Phase
-from pipelines.release.local import adapters
+from pipelines.release import adapters
 from pipelines.store import Store
 from tests.airflow_case import Lifecycle, digest
 from tests.unit.release.fakes import artifact, candidate

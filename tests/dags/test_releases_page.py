@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from pipelines import artifacts, ledger
 from pipelines.errors import ReleaseRefused
 from pipelines.ledger import Outcome, Phase, Rollout
-from pipelines.release.local import adapters
+from pipelines.release import adapters
 from pipelines.release.lowering import request_rollback
 from pipelines.release.report import Point
 from pipelines.step import Receipt, RunInfo

@@ -18,8 +18,7 @@ from pipelines.formats.catalog import (
     write_catalog,
 )
 from pipelines.ledger import Outcome, Phase, Rollout
-from pipelines.release import offers
-from pipelines.release.local import adapters
+from pipelines.release import adapters, offers
 from pipelines.step import RunInfo
 from pipelines.steps import return_to
 from tests.airflow_case import ROOT, Lifecycle

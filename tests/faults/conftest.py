@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from tests.airflow_case import airflow_home, lifecycle
 from tests.faults.release_case import controller, stage
+from tests.steps.conftest import s3, s3_environment
 
-__all__ = ["airflow_home", "controller", "lifecycle", "stage"]
+__all__ = ["airflow_home", "controller", "lifecycle", "s3", "s3_environment", "stage"]

@@ -15,7 +15,7 @@ import pytest
 from pipelines.errors import ExitCode
 from pipelines.step import Receipt
 from pipelines.training.launch import AGENT_MODULE, RANK_MODULE
-from tests.training_case import TrainingCase, make_case, processes_below, wait_for
+from tests.training_case import DEADLINE_SECONDS, TrainingCase, make_case, processes_below, wait_for
 
 MAX_STEPS, CHECKPOINT_EVERY = 400, 20
 MOUNT, UNMOUNT = "/bin/mount", "/bin/umount"
@@ -49,9 +49,6 @@ VICTIMS = [
     pytest.param(kill_a_rank, ExitCode.RETRY, "was ended by SIGKILL", id="kill-9-of-a-rank"),
     pytest.param(kill_torchrun, ExitCode.RETRY, "torchrun ended", id="kill-9-of-torchrun"),
     pytest.param(subprocess.Popen.kill, -signal.SIGKILL, "", id="kill-9-of-the-step"),
-    pytest.param(
-        subprocess.Popen.terminate, 128 + signal.SIGTERM, "", id="sigterm-to-the-step", marks=pytest.mark.slow
-    ),
 ]
 
 
@@ -79,6 +76,29 @@ def test_a_kill_leaves_no_process_and_the_retry_ends_with_the_same_bits(
     receipt = case.receipt(case.info(try_number=2))
     assert saved <= receipt.result["resumed_from_step"] < MAX_STEPS
     assert f"going on after step {receipt.result['resumed_from_step']} of {MAX_STEPS}" in output
+    assert case.weights(receipt) == unbroken
+
+
+def test_a_training_that_is_told_to_end_saves_its_last_step_and_goes_on_to_the_same_bits(
+    tmp_path: Path, unbroken: bytes
+) -> None:
+    case = make_case(tmp_path, ranks=2, max_steps=MAX_STEPS, checkpoint_every_steps=MAX_STEPS)
+    with case.started(case.info()) as step:
+        wait_for(lambda: case.store.read(case.info().progress_uri), "the training says how far it is")
+        family = psutil.Process(step.pid).children(recursive=True)
+        step.terminate()
+        output, _ = step.communicate(timeout=DEADLINE_SECONDS)
+        assert psutil.wait_procs(family, timeout=GONE_SECONDS)[1] == []
+    assert step.returncode == ExitCode.RETRY, output
+    assert "error: training: told to end; what was done is saved, and the next try goes on from there" in output
+    (saved,) = case.checkpoint_steps()
+    assert 0 < saved < MAX_STEPS
+    assert case.store.read(case.info().receipt_uri) is None
+
+    status, output = case.run(case.info(try_number=2))
+    assert status == ExitCode.DONE, output
+    receipt = case.receipt(case.info(try_number=2))
+    assert receipt.result["resumed_from_step"] == saved
     assert case.weights(receipt) == unbroken
 
 

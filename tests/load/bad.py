@@ -20,7 +20,7 @@ from pathlib import Path
 from pipelines import ledger
 from pipelines.errors import BadInput, SlipwayError
 from pipelines.ledger import Phase, Rollout, Version
-from pipelines.release.local import adapters
+from pipelines.release import adapters
 from pipelines.release.report import facts
 from pipelines.settings import Settings, read_settings
 from tests.load.candidates import Candidate, repackaged, slow, under_trained

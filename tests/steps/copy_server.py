@@ -1,6 +1,6 @@
 """A copy that is quick to start: answers like the text-generation service, from the files of a small bento.
 
-python copy_server.py <bento folder> <port>
+python copy_server.py <bento folder> <port> [<address>]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a copy is started with an empty path
 
-from pipelines.formats.headers import TRAFFIC, traffic_of
+from pipelines.formats.headers import COPY, COPY_VARIABLE, TRAFFIC, traffic_of
 from pipelines.formats.metrics import ANSWERS, REQUESTS
 
 ANSWER_SECONDS = 0.02
@@ -124,7 +124,8 @@ class Handler(BaseHTTPRequestHandler):
                 text = self.answers.get(body["prompt"], body["prompt"][:1000])
                 offsets = [match.start() for match in re.finditer(r"\S+", text)]
                 scored = {"text_offset": offsets, "token_logprobs": [-1.0] * len(offsets)}
-                self.server.answered[traffic_of(self.headers.get(TRAFFIC), self.headers.get("Host"))] += 1
+                told = [self.headers.get(name) for name in (TRAFFIC, "Host", COPY)]
+                self.server.answered[traffic_of(*told, own=self.server.copy)] += 1
                 self.answer(200, {"choices": [{"text": text, "logprobs": scored if body.get("echo") else None}]})
 
     def stream(self, num_chunks: int) -> None:
@@ -176,7 +177,10 @@ class Server(ThreadingHTTPServer):
         digest: str,
         answers: dict[str, str] | None = None,
         habits: dict[str, Any] | None = None,
+        *,
+        host: str = "127.0.0.1",
     ) -> None:
+        self.copy = os.environ.get(COPY_VARIABLE)
         self.seen: list[dict[str, str]] = []
         self.refused: list[str] = []
         self.answered: Counter[str] = Counter()
@@ -190,7 +194,7 @@ class Server(ThreadingHTTPServer):
             "seen": self.seen,
             "habits": wrong,
         }
-        super().__init__(("127.0.0.1", port), type("CopyHandler", (Handler,), attributes))
+        super().__init__((host, port), type("CopyHandler", (Handler,), attributes))
 
     @property
     def port(self) -> int:
@@ -228,4 +232,6 @@ def serve_like_bentoml(server: Server) -> None:
 if __name__ == "__main__":
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     known = json.loads((folder / "src" / "copy.json").read_text())
-    serve_like_bentoml(Server(port, known["version"], known["digest"], known["answers"], known.get("habits")))
+    host = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
+    identity = (known["version"], known["digest"], known["answers"], known.get("habits"))
+    serve_like_bentoml(Server(port, *identity, host=host))

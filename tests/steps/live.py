@@ -63,6 +63,7 @@ class Load:
     url: str
     clients: int = 4
     body: dict[str, object] = field(default_factory=lambda: {"prompt": "x" * 1000})
+    headers: dict[str, str] = field(default_factory=dict)
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
@@ -80,7 +81,7 @@ class Load:
             thread.join(DEADLINE_SECONDS)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=20, trust_env=False) as client:
+        with httpx.Client(timeout=20, trust_env=False, headers=self.headers) as client:
             while not self._stopping.is_set():
                 try:
                     answer = client.post(self.url, json=self.body)

@@ -17,9 +17,9 @@ import psutil
 from pipelines import artifacts, ledger
 from pipelines.artifacts import ArtifactRef
 from pipelines.formats.requests import GoldenRequest, ReferenceRequest, write_requests
+from pipelines.release import adapters
 from pipelines.release.controller import Controller, keep_looking
 from pipelines.release.course import transitions
-from pipelines.release.local import adapters
 from pipelines.release.replayer import Replayer
 from pipelines.settings import Settings
 from pipelines.spec import RolloutConfig, parse_spec
@@ -58,8 +58,8 @@ class Stage:
     """An installation with everything in it that a release needs."""
 
     settings: Settings
-    envoy: LiveEnvoy
-    supervisord: LiveSupervisord
+    envoy: LiveEnvoy | None
+    supervisord: LiveSupervisord | None
     scratch: Path
     champion: ArtifactRef | None = None
 

@@ -15,8 +15,7 @@ from pipelines import ledger
 from pipelines.errors import ReleaseRefused, RolledBack
 from pipelines.formats import bento
 from pipelines.ledger import Outcome, Phase
-from pipelines.release import orders
-from pipelines.release.local import adapters
+from pipelines.release import adapters, orders
 from pipelines.release.local.router import is_free
 from pipelines.settings import Settings
 from pipelines.steps import record, rollback, rollout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from pipelines.data.tokenizer import load_existing
 from pipelines.errors import BadInput, DataRejected, SlipwayError, StoreUnavailable
 from pipelines.settings import Settings
 from pipelines.spec import Source
+from pipelines.storage.parts import PART_BYTES
 from pipelines.store import Store
+from tests.faulty_line import FaultyLine, Request
 from tests.live_s3 import SECRETS, LiveS3
 from tests.steps.step_run import execute
 
@@ -103,13 +106,86 @@ def test_credentials_and_addresses_that_cannot_work_are_told_for_source_and_stor
     assert not any(secret in str(refused.value) for secret in SECRETS)
 
 
-def test_wrong_credentials_are_no_permission(bucket: str, s3: LiveS3) -> None:
+def test_wrong_credentials_are_told_and_not_tried_again(bucket: str, s3: LiveS3) -> None:
+    wrong = r"the credentials are wrong \(InvalidAccessKeyId\); correct AWS_ACCESS_KEY_ID .* SLIPWAY_AWS_CONN_ID"
     with s3.strict():
-        with pytest.raises(DataRejected, match=r"data\.source\.uri: .* no permission: .*; grant it to this user"):
+        with pytest.raises(DataRejected, match=rf"data\.source\.uri: .*{wrong}"):
             read(f"s3://{bucket}/docs")
-        with pytest.raises(StoreUnavailable, match=r"store: cannot write .*: no permission: .*; grant it"):
+        with pytest.raises(BadInput, match=rf"store: cannot write .*/x/a: {wrong}"):
             Store(f"s3://{bucket}/x").put("a", b"")
     assert read(f"s3://{bucket}/docs").table.num_rows == 2
+
+
+@pytest.fixture
+def line(s3: LiveS3, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyLine]:
+    """Return a line to S3 on which a test may refuse what it wants."""
+    made = FaultyLine(s3.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
+    yield made
+    made.stop()
+
+
+CLOCKS = "<RequestTime>20260101T000000Z</RequestTime><ServerTime>2026-01-01T01:00:00Z</ServerTime>"
+REFUSALS = [
+    pytest.param(
+        (301, "PermanentRedirect", ""), BadInput, "another region; set AWS_DEFAULT_REGION to that region", id="moved"
+    ),
+    pytest.param(
+        (400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"),
+        BadInput,
+        "the bucket is in another region, eu-west-1; set AWS_DEFAULT_REGION to eu-west-1",
+        id="region",
+    ),
+    pytest.param(
+        (403, "SignatureDoesNotMatch", ""), BadInput, r"are wrong \(SignatureDoesNotMatch\); correct AWS_", id="secret"
+    ),
+    pytest.param(
+        (403, "RequestTimeTooSkewed", CLOCKS),
+        BadInput,
+        "clock is wrong: it says 20260101T000000Z, the server 2026-01-01T01:00:00Z; set the clock by NTP",
+        id="clock",
+    ),
+    pytest.param((400, "ExpiredToken", ""), StoreUnavailable, "the credentials have expired; a role's", id="expired"),
+    pytest.param((404, "NoSuchBucket", ""), StoreUnavailable, "the bucket does not exist; create it", id="bucket"),
+]
+
+
+@pytest.mark.parametrize(("refusal", "kind", "message"), REFUSALS)
+def test_what_s3_refuses_names_object_reason_and_fix_for_store_and_source(
+    bucket: str, line: FaultyLine, refusal: tuple[int, str, str], kind: type[SlipwayError], message: str
+) -> None:
+    line.refuse = lambda request: None if request.method == "HEAD" else refusal  # by HEAD a client finds the region
+    with pytest.raises(kind, match=rf"^store: cannot write s3://{bucket}/x/a: .*{message}.*SLIPWAY_STORE elsewhere$"):
+        Store(f"s3://{bucket}/x").put("a", b"")
+    source = StoreUnavailable if refusal[1] == "ExpiredToken" else DataRejected
+    with pytest.raises(source, match=rf"^data\.source\.uri: (cannot read|nothing to read at) s3://{bucket}/docs"):
+        read(f"s3://{bucket}/docs")
+
+
+VERBS = [
+    pytest.param(
+        "PUT", lambda store: store.put("a", b""), "cannot write .*/a: no permission for s3:PutObject", id="put"
+    ),
+    pytest.param("PUT", lambda store: store.create("a", b""), "cannot create .*/a: .* s3:PutObject", id="create"),
+    pytest.param(
+        "GET", lambda store: store.read("a"), "cannot read .*/a: .* s3:GetObject; grant .* s3:ListBucket, too", id="get"
+    ),
+    pytest.param("GET", lambda store: store.list("a"), "cannot list .*/a: .* s3:ListBucket; grant it", id="list"),
+    pytest.param("DELETE", lambda store: store.delete("a"), "cannot delete .*/a: .* s3:DeleteObject", id="delete"),
+    pytest.param("HEAD", lambda store: store.modified("a"), "cannot read .*/a: .* s3:GetObject", id="head"),
+    pytest.param(
+        "POST", lambda store: store.put("a", bytes(PART_BYTES + 1)), "cannot write .*/a: .* s3:PutObject", id="parts"
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "act", "message"), VERBS)
+def test_a_verb_that_is_denied_is_named_with_the_permission_that_it_needs(
+    bucket: str, line: FaultyLine, method: str, act: Callable[[Store], object], message: str
+) -> None:
+    line.refuse = lambda request: (403, "AccessDenied", "") if request.method == method else None
+    with pytest.raises(StoreUnavailable, match=f"^store: {message}"):
+        act(Store(f"s3://{bucket}/x"))
 
 
 def test_a_tokenizer_that_is_missing_names_its_own_key(bucket: str) -> None:
@@ -130,3 +206,22 @@ def test_a_step_tells_the_error_of_its_source_and_leaves_no_receipt(bucket: str,
         execute("validate", settings, spec)
     info = step.RunInfo(model="m", run_id="r1", task_id="validate")
     assert Store(settings.store_url()).read(info.receipt_uri) is None
+
+
+DENIED = [
+    pytest.param(lambda request: request.method == "DELETE", "cannot delete .* s3:DeleteObject", id="delete"),
+    pytest.param(lambda request: "list-type" in request.path, "cannot list .* s3:ListBucket", id="list"),
+]
+
+
+@pytest.mark.parametrize(("is_denied", "message"), DENIED)
+def test_a_step_that_may_not_do_everything_does_nothing(
+    bucket: str, line: FaultyLine, is_denied: Callable[[Request], bool], message: str, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path / "home", store=f"s3://{bucket}/slipway")
+    line.refuse = lambda request: (403, "AccessDenied", "") if is_denied(request) else None
+    with pytest.raises(StoreUnavailable, match=message):
+        execute("validate", settings, {"data": {"source": {"kind": "jsonl", "uri": f"s3://{bucket}/docs"}}})
+    line.refuse = lambda _: None
+    store = Store(settings.store_url())
+    assert [path for folder in ("artifacts", "keys", "leases") for path in store.list(folder)] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,13 +175,14 @@ def test_of_two_downloads_at_once_the_first_stays_for_its_readers(
     ref = artifacts.publish(remote, "thing", folder)
     cache = tmp_path / "cache"
     others: list[int] = []
+    is_first = threading.Lock()
 
-    def get_file_while_another_downloads(path: str, target: Path) -> None:
-        if not others:
+    def chunks_while_another_downloads(path: str) -> Iterator[bytes]:
+        if is_first.acquire(blocking=False):
             others.append(artifacts.fetch(Store(remote.url), ref, cache).stat().st_ino)
-        Store(remote.url).get_file(path, target)
+        return Store(remote.url).chunks(path)
 
-    monkeypatch.setattr(remote, "get_file", get_file_while_another_downloads)
+    monkeypatch.setattr(remote, "chunks", chunks_while_another_downloads)
     fetched = artifacts.fetch(remote, ref, cache)
     assert [fetched.stat().st_ino] == others
     assert (fetched / "sub" / "b.txt").read_text() == "hello"

@@ -98,6 +98,21 @@ def test_a_run_id_never_leaves_its_folder(home: Settings, run_id: str) -> None:
     assert [path.is_dir() for path in folder.iterdir()] == [True]
 
 
+def test_a_spec_file_goes_through_the_store_to_wherever_the_first_step_runs(home: Settings) -> None:
+    store = Store(home.store_url())
+    info = RunInfo(model="m", run_id="manual__1", task_id="freeze", try_number=2)
+    uri = step.leave_spec(store, info, home.models_dir / "m.yaml")
+    assert uri == "runs/m/manual__1/freeze/2.m.yaml"
+    (home.models_dir / "m.yaml").unlink()
+    assert step.read_spec(store, uri).description == "a model"
+
+
+def test_a_spec_file_that_is_not_there_is_told_by_its_name(home: Settings) -> None:
+    info = RunInfo(model="m", run_id="manual__1", task_id="freeze")
+    with pytest.raises(SpecError, match=r"other\.yaml: no such file; specs in that folder: m\.yaml"):
+        step.leave_spec(Store(home.store_url()), info, home.models_dir / "other.yaml")
+
+
 def test_an_unknown_step_names_the_known_ones() -> None:
     with pytest.raises(BadInput, match="unknown step 'rollout'; steps that run as a command: freeze, validate"):
         step.load_module("rollout")

@@ -11,8 +11,7 @@ from pipelines import ledger
 from pipelines.backup import held
 from pipelines.errors import ReleaseRefused
 from pipelines.ledger import Phase, Rollout
-from pipelines.release import inline
-from pipelines.release.local import adapters
+from pipelines.release import adapters, inline
 from pipelines.settings import Settings, read_settings
 from tests.unit.release.fakes import candidate
 from tests.unit.release.world import ALL, World

@@ -179,13 +179,30 @@ def test_a_stable_version_that_is_itself_too_bad_refuses_every_candidate_with_th
     assert re.search(r"\d+ of stable's \d+ answers are bad \(\d\.\d\d %\).*max_bad_rate, 1 %", second.state.detail)
 
 
-def test_sessions_need_a_router_that_counts_them(world: World) -> None:
+@pytest.mark.parametrize(
+    ("missing", "rules", "reason"),
+    [
+        pytest.param(
+            Capability.SESSIONS,
+            {"session_header": "X-Session"},
+            "rollout.session_header: this router cannot count sessions",
+            id="sessions",
+        ),
+        pytest.param(
+            Capability.MIRROR, {"shadow_seconds": 30}, "rollout.shadow_seconds: this router cannot mirror", id="mirror"
+        ),
+        pytest.param(Capability.COUNTS, {}, "nobody knows how to read this router's counts", id="counts"),
+    ],
+)
+def test_what_a_router_cannot_do_is_refused_at_stage(
+    world: World, missing: Capability, rules: dict[str, object], reason: str
+) -> None:
     world.release("one")
-    world.router.capabilities = frozenset({Capability.MIRROR})
-    sticky = CONFIG.model_copy(update={"session_header": "X-Session"})
-    second = world.open(candidate("two", against="one", config=sticky), "run-2", *ALL)
+    world.router.capabilities = frozenset(Capability) - {missing}
+    asked = CONFIG.model_copy(update=rules)
+    second = world.open(candidate("two", against="one", config=asked), "run-2", *ALL)
     world.settle()
-    assert world.read(second).state.detail.startswith("rollout.session_header: this router cannot count sessions")
+    assert world.read(second).state.detail.startswith(reason)
 
 
 def test_a_fleet_that_does_not_answer_does_not_keep_a_bad_candidate_from_being_counted(world: World) -> None:

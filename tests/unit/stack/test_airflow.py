@@ -33,6 +33,19 @@ def test_configuration_reads_back_with_its_percent_signs(settings: Settings) -> 
     assert parser["scheduler"].getint("task_instance_heartbeat_timeout") == 45
 
 
+def test_logs_of_tasks_go_to_a_bucket_when_one_is_named(settings: Settings) -> None:
+    bucket = settings.model_copy(update={"logs": "s3://lake/logs", "aws_conn_id": "lake"})
+    parser = configparser.ConfigParser()
+    parser.read_string(airflow.configuration(bucket, airflow.Secrets.load_or_make(Layout.of(settings))))
+    assert parser["logging"].getboolean("remote_logging")
+    assert parser["logging"]["remote_base_log_folder"] == "s3://lake/logs"
+    assert parser["logging"]["remote_log_conn_id"] == "lake"
+
+    parser = configparser.ConfigParser()
+    parser.read_string(airflow.configuration(settings, airflow.Secrets.load(Layout.of(settings))))
+    assert "remote_logging" not in parser["logging"]
+
+
 def test_secrets_are_made_once_and_are_private(settings: Settings) -> None:
     first, second = airflow.write_configuration(settings), airflow.write_configuration(settings)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.keys import import_closure
-from pipelines.training.launch import RANK_MODULE, agent_command, rank_environment, threads_per_rank
+from pipelines.training.launch import RANK_MODULE, agent_command, num_cores, rank_environment, threads_per_rank
 
 
 def test_the_command_names_ranks_restarts_and_a_rendezvous_without_a_port() -> None:
@@ -45,6 +45,11 @@ def test_the_command_names_ranks_restarts_and_a_rendezvous_without_a_port() -> N
 def test_ranks_fill_the_machine_once(num_cores: int, ranks: int, threads: int) -> None:
     assert threads_per_rank(num_cores, ranks) == threads
     assert rank_environment({}, ranks=ranks, num_cores=num_cores)["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_a_pod_computes_with_the_cores_that_it_asked_for() -> None:
+    assert num_cores({"SLIPWAY_CORES": "3"}) == 3
+    assert num_cores({}) >= 1
 
 
 def test_a_number_of_threads_that_was_chosen_is_kept() -> None:

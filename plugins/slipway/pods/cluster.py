@@ -1,0 +1,100 @@
+"""What is asked of the Kubernetes API besides what the provider asks, as plain data; and its refusals in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
+from kubernetes.client import ApiException, CoreV1Api
+from kubernetes.client import models as k8s
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from pipelines import labels
+from pipelines.pods.failures import Case, most_gpus
+from pipelines.pods.refusals import explain_configuration, explain_refusal
+from pipelines.settings import Settings
+from pipelines.spec import StepResources
+
+logger = logging.getLogger(__name__)
+
+
+def is_in_cluster(settings: Settings) -> bool:
+    """Return whether this process is a pod and uses its own service account."""
+    return not settings.kubernetes_context and "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def kubeconfig(settings: Settings) -> str | None:
+    """Return the kubeconfig of this process; None: it is a pod and needs none."""
+    if is_in_cluster(settings):
+        return None
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+
+
+@contextlib.contextmanager
+def refusals_told(what: str, settings: Settings) -> Iterator[None]:
+    """Tell what the API refuses, or that it does not answer, in our words.
+
+    Args:
+        what: verb and object of what is asked.
+        settings: of this installation.
+
+    Raises:
+        SlipwayError: with object, verb and way out.
+    """
+    try:
+        yield
+    except ApiException as error:
+        raise explain_refusal(error.status or 0, str(error.body or error.reason or ""), what, settings) from None
+    except (HTTPError, KubernetesApiException) as error:
+        raise explain_refusal(0, str(error), what, settings) from None
+    except ConfigException as error:
+        raise explain_configuration(str(error), settings) from None
+
+
+def useful_pod(client: CoreV1Api, found_by: dict[str, str], namespace: str) -> k8s.V1Pod | None:
+    """Return the newest pod with the labels that is neither failed nor about to go, None when there is none."""
+    selector = labels.selector(found_by)
+    pods: Iterable[k8s.V1Pod] = client.list_namespaced_pod(namespace, label_selector=selector).items
+    useful = [pod for pod in pods if pod.metadata.deletion_timestamp is None and pod.status.phase != "Failed"]
+    return max(useful, key=lambda pod: pod.metadata.creation_timestamp, default=None)
+
+
+def case_of(client: CoreV1Api, pod: k8s.V1Pod, step: str, resources: StepResources) -> Case | None:
+    """Return what the cluster knows of a pod now; None when it is gone."""
+    name, namespace = pod.metadata.name, pod.metadata.namespace
+    try:
+        found = client.read_namespaced_pod(name, namespace)
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        raise
+    plain: dict[str, Any] = client.api_client.sanitize_for_serialization(found)
+    events = events_of(client, name, namespace)
+    gpus = _most_gpus(client, resources) if resources.gpus and plain["status"].get("phase") == "Pending" else None
+    return Case(step, plain, events, resources, gpus)
+
+
+def events_of(client: CoreV1Api, name: str, namespace: str) -> tuple[dict[str, Any], ...]:
+    """Return the events of a pod, oldest first; whoever may not read them still learns the rest."""
+    try:
+        listed = client.list_namespaced_event(namespace, field_selector=f"involvedObject.name={name}")
+    except (ApiException, HTTPError) as error:
+        logger.warning("events of pod %s/%s cannot be read: %s", namespace, name, error)
+        return ()
+    events: list[dict[str, Any]] = client.api_client.sanitize_for_serialization(listed.items)
+    return tuple(sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or "")))
+
+
+def _most_gpus(client: CoreV1Api, resources: StepResources) -> int | None:
+    """Return the most GPUs that one node offers; None for whoever may not list nodes."""
+    try:
+        nodes = client.list_node()
+    except (ApiException, HTTPError):
+        return None
+    return most_gpus(client.api_client.sanitize_for_serialization(nodes.items), resources.gpu_resource)
