@@ -38,11 +38,12 @@ with DAG("pods", schedule=None):
 @pytest.fixture
 def run(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a script in a pod by the operator; return the task's state."""
-    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(tmp_path))
 
     def run(script: str, *, is_deferrable: bool, **others: Any) -> str:
+        from airflow import settings
         from airflow.dag_processing.dagbag import DagBag
 
+        monkeypatch.setattr(settings, "DAGS_FOLDER", str(tmp_path))  # read once, when Airflow is imported
         arguments = {
             "task_id": "step",
             "name": "step",
