@@ -10,7 +10,8 @@ KIND ?= errors
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
-WORKERS := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
+# With cores to spare: make test WORKERS="--numprocesses=2 --dist=loadscope --no-loadscope-reorder"
+WORKERS ?=
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,9 @@ from pipelines.store import Store
 
 LIVE_SECONDS = 24 * 3600
 """A run or artifact younger than this counts as live: its step may still be at work."""
+
+_RECEIPT = re.compile(r"/\d+\.json$")
+"""What `RunInfo.receipt_uri` ends with; inputs, progress and spec files lie beside the receipts."""
 
 
 @dataclass
@@ -125,7 +129,7 @@ def _is_older(store: Store, ref: ArtifactRef, moment: float) -> bool:
 
 def _live_references(store: Store, oldest_live: float) -> Iterable[ArtifactRef]:
     for path in store.list("runs"):
-        if path.endswith((".inputs.json", "/progress.json")):
+        if _RECEIPT.search(path) is None:
             continue
         receipt = Receipt.model_validate_json(store.read(path) or b"")
         if receipt.started >= oldest_live:

@@ -82,6 +82,7 @@ def test_objects_start_a_run_that_is_named_after_them(s3: LiveS3, bucket: str) -
     assert run_id.startswith(f"objects__{datetime.now(UTC):%Y-%m-%dT}")
 
 
+@pytest.mark.slow
 def test_objects_that_started_a_run_are_no_news_until_there_are_newer_ones(
     s3: LiveS3, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

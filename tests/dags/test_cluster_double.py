@@ -14,7 +14,7 @@ from tests.cluster import Cluster
 from tests.cluster.selectors import Object
 from tests.steps.live import wait_for
 
-pytestmark = pytest.mark.usefixtures("airflow_home")
+pytestmark = [pytest.mark.usefixtures("airflow_home"), pytest.mark.slow]
 IMAGE = "slipway-step:1"
 
 

@@ -44,7 +44,7 @@ def test_the_receipt_in_the_store_is_the_result(case: PodCase, deferrable: bool)
     assert receipt["result"] == {"n": 1}
     assert receipt["run"]["run_id"] == "manual__1"
     assert ti.kept.keys() == {"pod_name", "pod_namespace", "return_value"}
-    assert case.the_pod() is None
+    wait_for(lambda: case.the_pod() is None, "the pod is removed")
 
 
 @MODES

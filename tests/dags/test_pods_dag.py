@@ -14,6 +14,7 @@ from pipelines.step import WORK_STEPS
 from tests.airflow_case import DAG_FILE, Lifecycle
 from tests.cluster import Cluster
 from tests.dags.pod_case import cluster, environment, fake_arguments
+from tests.steps.live import wait_for
 
 __all__ = ["cluster"]
 
@@ -64,4 +65,4 @@ def test_steps_in_pods_hand_their_receipts_on_and_fail_as_on_one_machine(
     }
     assert (run.state, run.tries["prepare"]) == ("failed", 1)
     assert [row.resource for row in cluster.seen("create", "pods")] == ["pods"] * 3
-    assert cluster.pods() == []
+    wait_for(lambda: not cluster.pods(), "the pods are removed")

@@ -89,7 +89,8 @@ def test_a_typo_in_the_model_name_is_one_plain_error(stack: LocalStack) -> None:
     assert "Traceback" not in refused.stdout
 
 
-@pytest.mark.parametrize("num_runs", [3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_runs", [5])
 def test_many_triggers_at_once_train_and_deploy_once(stack: LocalStack, released: str, num_runs: int) -> None:
     api, before = AirflowApi.of(stack.settings), ledger.champion(stack.settings.ledger_url(), "tiny")
     assert before is not None

@@ -126,7 +126,7 @@ def test_what_dies_at_half_weight_is_survived_and_an_abort_ends_it(
         kill(stack, "envoy")
         wait_for(lambda: is_answering(endpoint), 30, "Envoy is back")
         aborted = stack.run("release", "abort", "tiny", timeout=120)
-        assert aborted.returncode == 0, aborted.stdout
+        assert aborted.returncode == 0 or latest(stack).state.is_final, aborted.stdout
 
     ended = latest(stack)
     assert (ended.id, ended.state.phase) == (rollout.id, Phase.ROLLED_BACK)

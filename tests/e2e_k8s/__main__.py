@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from kubernetes import client
 from pydantic import ValidationError
@@ -132,6 +134,7 @@ def _receipt(store: Store, path: str) -> Receipt | None:
 
 def main() -> int:
     """Build if asked to, apply, run, check; return the exit status."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         target = Target()
     except ValidationError as error:
@@ -157,6 +160,11 @@ def main() -> int:
             stack.remove()
     print(report.text())
     return 1 if report.failed else 0
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """Leave through every `finally`: the stack that was started here ends too."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -288,6 +288,7 @@ def round_trip(s3: LiveS3, folder: Path) -> None:
     assert (fetched / "weights").read_bytes() == LARGE
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_3_of_10_requests_is_used_all_the_same(
     envoy: Callable[..., Any], s3: LiveS3, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def leave_receipt(store: Store, ref: ArtifactRef, started: float) -> None:
     store.put(info.receipt_uri, receipt.encode())
     step.write_inputs(store, info, {})
     store.put(info.progress_uri, b"{}")
+    store.put(f"{info.folder}/1.tiny.yaml", b"description: A spec file that a step was given.")
 
 
 def test_what_the_ledger_reaches_stays_with_all_that_it_was_made_from(store: Store, tmp_path: Path) -> None:

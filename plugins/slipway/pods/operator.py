@@ -114,6 +114,7 @@ class StepPodOperator(KubernetesPodOperator):
             self._request = request_of(self, context, settings)
             self._resources = self._read_resources(settings)
             self._pod_try = event[TRY]
+            self.trigger_kwargs = {TRY: self._pod_try}  # for a trigger that takes over from this one
             self._gave_up = event["status"] in {"timeout", "error"}
             return self._followed(context, lambda: super(StepPodOperator, self).trigger_reentry(context, event))
 
