@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kubernetes_asyncio import config as async_config
 
 from pipelines import runner, step
 from pipelines.settings import Settings
@@ -132,6 +133,9 @@ def case(airflow_home: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "models").mkdir()
     for name, value in environment(cluster, tmp_path).items():
         monkeypatch.setenv(name, value)
+    # A triggerer has KUBECONFIG from its start; its client reads the variable once, when it is imported.
+    for module in (async_config, async_config.kube_config):
+        monkeypatch.setattr(module, "KUBE_CONFIG_DEFAULT_LOCATION", str(cluster.kubeconfig))
     made = PodCase(cluster, Settings(), tmp_path / "told.json")
     made.write_spec()
     made.tell()
