@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipelines.spec.backup import BackupConfig
 from pipelines.spec.base import Frozen
 from pipelines.spec.data import DataConfig, Expectation, PreparationConfig, Severity, Source, TokenizerConfig
-from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
+from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig
 from pipelines.spec.model import ModelSpec, TriggerParams
 from pipelines.spec.problems import explain
 from pipelines.spec.reading import (
@@ -23,16 +23,30 @@ from pipelines.spec.reading import (
 )
 from pipelines.spec.resources import ResourcesConfig, StepResources, TrainingResources
 from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig, ServingConfig
+from pipelines.spec.strategies import (
+    DdpConfig,
+    DilocoConfig,
+    FsdpConfig,
+    ParameterServerConfig,
+    StrategyConfig,
+    TensorConfig,
+)
+from pipelines.spec.training import LoraConfig, StabilityConfig, StartConfig, TrainingConfig, WatchdogConfig
 
 __all__ = [
     "ArchitectureConfig",
     "BackupConfig",
     "DataConfig",
+    "DdpConfig",
+    "DilocoConfig",
     "EvaluationConfig",
     "Expectation",
     "Frozen",
+    "FsdpConfig",
+    "LoraConfig",
     "ModelSpec",
     "PackagingConfig",
+    "ParameterServerConfig",
     "PreparationConfig",
     "ResourcesConfig",
     "RolloutConfig",
@@ -40,11 +54,16 @@ __all__ = [
     "ServingConfig",
     "Severity",
     "Source",
+    "StabilityConfig",
+    "StartConfig",
     "StepResources",
+    "StrategyConfig",
+    "TensorConfig",
     "TokenizerConfig",
     "TrainingConfig",
     "TrainingResources",
     "TriggerParams",
+    "WatchdogConfig",
     "explain",
     "load_spec",
     "merge",

@@ -1,4 +1,4 @@
-"""Sections about learning: the architecture, its training, its evaluation."""
+"""Sections about what is learnt: the architecture, and the gates that it must pass."""
 
 from __future__ import annotations
 
@@ -47,77 +47,6 @@ class ArchitectureConfig(Frozen):
             raise ValueError(
                 f"num_heads {self.num_heads} must be a multiple of num_key_value_heads {self.num_key_value_heads}"
             )
-        return self
-
-
-class TrainingConfig(Frozen):
-    """One training run."""
-
-    ranks: int = Field(default=1, ge=1, le=1024)
-    """Processes of torchrun; one per GPU where there are GPUs."""
-
-    max_steps: int = Field(default=300, ge=1)
-    """Optimizer steps."""
-
-    batch_size: int = Field(default=16, ge=1)
-    """Sequences per optimizer step over all ranks and accumulation steps."""
-
-    accumulation_steps: int = Field(default=1, ge=1)
-    """Forward/backward passes per optimizer step."""
-
-    sequence_length: int = Field(default=256, ge=8)
-    """Tokens per sequence."""
-
-    learning_rate: float = Field(default=3e-3, gt=0.0, le=1.0)
-    """Peak learning rate."""
-
-    min_learning_rate_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the peak where the cosine ends."""
-
-    warmup_steps: int = Field(default=20, ge=0)
-    """Steps of linear warm-up."""
-
-    weight_decay: float = Field(default=0.1, ge=0.0)
-    """AdamW's decoupled weight decay, on matrices only."""
-
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """AdamW's first moment decay."""
-
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    """AdamW's second moment decay."""
-
-    clip_norm: float = Field(default=1.0, gt=0.0)
-    """Largest gradient norm; larger ones are scaled down."""
-
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 where the machine computes with it natively, else fp32."""
-
-    checkpoint_every_steps: int = Field(default=50, ge=1)
-    """Steps between checkpoints: the most that a crash may lose."""
-
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept while training."""
-
-    seed: int = Field(default=1, ge=0)
-    """Seed of weights and data order."""
-
-    strategy: Literal["ddp"] = "ddp"
-    """How ranks share the work."""
-
-    max_restarts: int = Field(default=0, ge=0)
-    """How often torchrun restarts failed ranks before the task itself fails and is retried."""
-
-    @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
-        parts = self.ranks * self.accumulation_steps
-        if self.batch_size % parts:
-            nearest = max(parts, round(self.batch_size / parts) * parts)
-            raise ValueError(
-                f"batch_size {self.batch_size} must be divisible by ranks x accumulation_steps = "
-                f"{self.ranks} x {self.accumulation_steps}; try {nearest}"
-            )
-        if self.warmup_steps >= self.max_steps and self.warmup_steps > 0:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be less than max_steps {self.max_steps}")
         return self
 
 

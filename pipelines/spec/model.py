@@ -10,9 +10,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pipelines.spec.backup import BackupConfig
 from pipelines.spec.base import Frozen
 from pipelines.spec.data import DataConfig, Location, Objects, PreparationConfig
-from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig, TrainingConfig
+from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig
 from pipelines.spec.resources import ResourcesConfig
 from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig, ServingConfig
+from pipelines.spec.training import TrainingConfig
 
 _PRESETS = frozenset({"@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly"})
 

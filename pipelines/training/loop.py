@@ -19,7 +19,7 @@ from pipelines.training.model import NextTokenLoss, build_model, save_model
 from pipelines.training.optimizer import build_optimizer, set_learning_rate
 from pipelines.training.precision import compute_dtype, deterministic
 from pipelines.training.schedule import learning_rate
-from pipelines.training.strategy import Strategy
+from pipelines.training.strategies import Strategy
 
 READ_EVERY_STEPS = 10
 """Steps between two readings: the only times, besides checkpoints, when the host waits for the device."""
@@ -35,9 +35,12 @@ def train(job: TrainingJob, strategy: Strategy) -> None:
         StoreUnavailable: when a checkpoint cannot be written or read.
     """
     training = Training(job, strategy)
-    is_done = training.run()
-    if is_done and strategy.rank == 0:
-        save_model(training.model, job.tokenizer, job.model_folder)
+    if not training.run():
+        return
+    strategy.finish(training.model)
+    weights = strategy.full_weights(training.model)
+    if strategy.rank == 0:
+        save_model(training.model, weights, job.tokenizer, job.model_folder)
 
 
 class Training:
@@ -51,9 +54,10 @@ class Training:
         shards = TokenShards.open(job.tokens)
         self._tokens = WindowedTokens(shards.split("train"), config.sequence_length)
         self._order = BatchOrder(self._tokens.num_windows, config.batch_size, config.seed)
-        self.model = build_model(
+        model = build_model(
             job.architecture, vocabulary_size=shards.vocabulary_size, eos_id=shards.eos_id, seed=config.seed
-        ).to(strategy.device)
+        )
+        self.model = strategy.shard(model.to(strategy.device))
         self._optimizer = build_optimizer(self.model, config, strategy.device)
         self._dtype = compute_dtype(config.precision, strategy.device)
         self._module = strategy.wrap(NextTokenLoss(self.model), self._batch([0]))
@@ -92,7 +96,10 @@ class Training:
         config, strategy = self._config, self._strategy
         set_learning_rate(self._optimizer, learning_rate(step, config))
         micro_batches = self._order.windows(
-            step, rank=strategy.rank, world_size=strategy.world_size, accumulation_steps=config.accumulation_steps
+            step,
+            rank=strategy.data_rank,
+            world_size=strategy.data_world_size,
+            accumulation_steps=config.accumulation_steps,
         )
         total = torch.zeros((), device=strategy.device)
         for number, windows in enumerate(micro_batches, start=1):
@@ -101,9 +108,10 @@ class Training:
                     loss = self._module(self._batch(windows)) / len(micro_batches)
                 loss.backward()
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        norm = strategy.clip(self.model, config.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        strategy.after_step(self.model, step + 1)
         self._meter.add(total, norm)
 
     def _batch(self, windows: Iterable[int]) -> torch.Tensor:

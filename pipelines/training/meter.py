@@ -11,7 +11,7 @@ from pipelines.errors import TrainingDiverged
 from pipelines.spec import TrainingConfig
 from pipelines.training.metrics import Reading
 from pipelines.training.schedule import learning_rate
-from pipelines.training.strategy import Strategy
+from pipelines.training.strategies import Strategy
 
 
 class Meter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ class NextTokenLoss(nn.Module):  # type: ignore[misc]  # torch is not followed b
         return functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
 
 
-def save_model(model: nn.Module, tokenizer: Path, folder: Path) -> None:
+def save_model(model: nn.Module, weights: Mapping[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
     """Write weights, configuration and tokenizer in Hugging Face format; equal weights give equal bytes."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=dict(weights))
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer / name, folder / name)

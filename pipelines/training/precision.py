@@ -13,10 +13,12 @@ _NATIVE_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """Processor flags that promise bfloat16 arithmetic; without them it is emulated, and slower than float32."""
 
 
-def compute_dtype(precision: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
+def compute_dtype(precision: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device) -> torch.dtype:
     """Return the type of matrix products; weights and optimizer state are always float32."""
     if precision == "fp32":
         return torch.float32
+    if precision == "fp16":
+        return torch.float16
     if precision == "bf16" or _computes_bf16(device):
         return torch.bfloat16
     return torch.float32

@@ -31,11 +31,11 @@ def main(job_file: str) -> int:
 
 def _train(job: TrainingJob) -> None:
     from pipelines.training.loop import train
-    from pipelines.training.strategy import open_strategy
+    from pipelines.training.strategies import open_strategy
 
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     try:
-        with open_strategy(job.workspace / f"rendezvous-{attempt}") as strategy:
+        with open_strategy(job.training, job.workspace / f"rendezvous-{attempt}") as strategy:
             train(job, strategy)
     except OSError as error:
         if error.errno != errno.ENOSPC:

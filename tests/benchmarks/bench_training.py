@@ -24,7 +24,7 @@ from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.job import TrainingJob
 from pipelines.training.loop import Training
 from pipelines.training.model import build_model
-from pipelines.training.strategy import SingleRank
+from pipelines.training.strategies.single import SingleRank
 
 BAR = 0.95
 VOCABULARY_SIZE = 2048

@@ -132,7 +132,7 @@ def test_every_architecture_learns_and_loads(model_type: str, tie_embeddings: bo
     assert losses[-1] < losses[0]
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text("{}")
-    save_model(model, tmp_path, tmp_path / "model")
+    save_model(model, model.state_dict(), tmp_path, tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.equal(loaded(input_ids=batch).logits, model.eval()(input_ids=batch).logits)
 

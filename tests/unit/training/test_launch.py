@@ -66,7 +66,7 @@ def test_ranks_can_be_restarted_whatever_the_environment_says() -> None:
 def test_the_loop_is_part_of_the_steps_key() -> None:
     closure = import_closure("pipelines.steps.train")
     assert RANK_MODULE in closure
-    assert {"pipelines.training.agent", "pipelines.training.loop", "pipelines.training.strategy"} <= closure
+    assert {"pipelines.training.agent", "pipelines.training.loop", "pipelines.training.strategies.ddp"} <= closure
 
 
 def test_the_step_does_not_import_torch() -> None:

@@ -1,0 +1,70 @@
+"""What the loop knows of a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class Strategy(Protocol):
+    """How ranks share the work: who holds which part of the model, who learns from which data, what is exchanged when.
+
+    The loop calls `shard`, makes the optimizer, calls `wrap`, and then for each step `micro_batch` around each forward
+    and backward pass, `clip`, the optimizer's step and `after_step`.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    data_rank: int
+    """Which share of each batch this rank learns from."""
+
+    data_world_size: int
+    """Shares of each batch."""
+
+    replica: str
+    """Empty while all ranks hold one model together; else the name of this rank's own, whose state is its own too."""
+
+    def shard(self, model: nn.Module) -> nn.Module:
+        """Return the model as this rank holds it: whole, or its part; the same parameters are trained and saved."""
+
+    def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
+        """Return the module to call; it shares its parameters with `module`, which takes inputs like `example`."""
+
+    def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Surround forward and backward of one micro-batch; gradients are exchanged with the last."""
+
+    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
+        """Scale gradients down to a norm over the whole model, and return the norm before, a scalar on the device."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Exchange what is exchanged between steps; `step` counts the steps done."""
+
+    def finish(self, model: nn.Module) -> None:
+        """Bring the ranks' models together after the last step."""
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Return what this strategy must remember over a restart besides model and optimizer."""
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `state` returned; called after model and optimizer were restored."""
+
+    def full_weights(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
+        """Return the whole model's weights by name, on the host, on rank 0; every rank must call it."""
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean over ranks, element by element."""
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return every rank's values, shape (world_size, ...)."""
+
+    def from_first(self, value: int) -> int:
+        """Return rank 0's number."""
+
+    def any_rank(self, claim: bool) -> bool:
+        """Return whether a claim holds on any rank; no rank waits for its device."""

@@ -1,0 +1,64 @@
+"""One process, no communication; and what every strategy does that has nothing special to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+
+class Whole:
+    """The parts of a strategy of which each rank holds the whole model."""
+
+    replica = ""
+
+    def shard(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
+        norm: torch.Tensor = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        return norm
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Nothing is exchanged between steps."""
+
+    def finish(self, model: nn.Module) -> None:
+        """All ranks hold the same model."""
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Nothing is remembered."""
+
+    def full_weights(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
+        return {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
+
+
+class SingleRank(Whole):
+    """One process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.world_size, self.device = 0, 1, device
+        self.data_rank, self.data_world_size = 0, 1
+
+    def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
+        return module
+
+    def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return values.unsqueeze(0)
+
+    def from_first(self, value: int) -> int:
+        return value
+
+    def any_rank(self, claim: bool) -> bool:
+        return claim
