@@ -66,6 +66,12 @@ def step_labels(model: str, run_id: str, task_id: str, try_number: int) -> dict[
     }
 
 
+def service_labels(service: str | None = None) -> dict[str, str]:
+    """Return what everything of a service is found by, its route and its copies; of all services without a name."""
+    common = {MANAGED_BY: SLIPWAY, COMPONENT: SERVICE}
+    return common if service is None else {**common, MODEL: service}
+
+
 def selector(labels: dict[str, str]) -> str:
     """Return labels as the API's label selector."""
     return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))

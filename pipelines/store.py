@@ -94,15 +94,6 @@ class Store:
         with self._translated("write", path):
             self._backend.put_file(_checked(path), source)
 
-    def get_file(self, path: str, target: Path) -> None:
-        """Download an object into a local file, of which nobody has compared the bytes: whoever has a digest does.
-
-        Raises:
-            FileNotFoundError: when there is no such object.
-        """
-        with self._translated("read", path):
-            self._backend.get_file(_checked(path), target)
-
     def list(self, prefix: str) -> list[str]:
         """Return the sorted paths of all objects below a folder."""
         with self._translated("list", prefix):

@@ -9,6 +9,9 @@ from typing import Any
 
 from pipelines.locations import without_users
 
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
+"""S3's codes for credentials that have ended."""
+
 
 class Unsound(OSError):
     """What came or went is cut, or is not what was sent."""
@@ -162,7 +165,7 @@ _REFUSALS: Mapping[str, Callable[[Exception], Trouble]] = {
         ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _elsewhere
     ),
     **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure"), _wrong),
-    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), _expired),
+    **dict.fromkeys(EXPIRED, _expired),
     "RequestTimeTooSkewed": _skewed,
     **dict.fromkeys(("AccessDenied", "403"), _denied),
     "PreconditionFailed": _replaced,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bentos.text_generation.runtime import Runtime
 
 DONE = b"data: [DONE]\n\n"
+_COPY = os.environ.get(headers.COPY_VARIABLE)
+"""Which copy this process is part of; None: nobody said."""
 
 
 class Api:
@@ -100,8 +102,7 @@ class Call:
         self._request = request
         self._endpoint = endpoint
         told = request.headers
-        own = os.environ.get(headers.COPY_VARIABLE)
-        self._traffic: Traffic = traffic_of(told.get(headers.TRAFFIC), told.get("host"), told.get(headers.COPY), own)
+        self._traffic: Traffic = traffic_of(told.get(headers.TRAFFIC), told.get("host"), told.get(headers.COPY), _COPY)
 
     async def answer(self, make_plan: Callable[[dict[str, Any], Runtime], Plan]) -> Response:
         """Return the response; errors become OpenAI's error objects."""

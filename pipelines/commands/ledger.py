@@ -8,9 +8,6 @@ from pipelines.settings import read_settings
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the ledger; ask it whether the controller lives.")
 
-SILENT_SECONDS = 60.0
-"""A controller that says nothing for so long is dead or stuck; it speaks every few seconds."""
-
 
 @app.command(epilog="Example: python -m pipelines ledger migrate")
 def migrate() -> None:
@@ -25,10 +22,10 @@ def migrate() -> None:
 def alive() -> None:
     """Say for how long the controller was silent; the exit status is not 0 when that is too long."""
     from pipelines import ledger
-    from pipelines.release.lowering import ControllerSilent
+    from pipelines.release.lowering import SILENCE_SECONDS, ControllerSilent
 
     url = read_settings().ledger_url()
     silent = ledger.silence_seconds(url, since=0.0)
-    if silent > SILENT_SECONDS:
-        raise ControllerSilent(f"the controller gave no sign of life within {SILENT_SECONDS:.0f} s; see its log")
+    if silent > SILENCE_SECONDS:
+        raise ControllerSilent(f"the controller gave no sign of life within {SILENCE_SECONDS:.0f} s; see its log")
     typer.echo(f"the controller spoke {silent:.0f} s ago")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines import labels
 from pipelines.errors import BadInput
-from pipelines.restricted import container_security, pod_security
+from pipelines.podspec import container_security, environment_of, pod_security, pull_secrets
 from pipelines.settings import Settings
 from pipelines.spec import StepResources, TrainingResources
 from pipelines.step import RunInfo
@@ -84,13 +84,12 @@ def step_pod(
             "containers": [_container(arguments, resources, settings)],
             "volumes": [*_own_volumes(resources), *_named_volumes(resources)],
             **_placement(resources, is_last_try=is_last_try),
-            **_pull_secrets(settings),
+            **pull_secrets(settings.image_pull_secrets),
         },
     }
 
 
 def _container(arguments: Sequence[str], resources: StepResources, settings: Settings) -> Body:
-    secret = [{"secretRef": {"name": settings.store_secret}}] if settings.store_secret else []
     return {
         "name": CONTAINER,
         "image": settings.step_image,
@@ -98,7 +97,7 @@ def _container(arguments: Sequence[str], resources: StepResources, settings: Set
         "command": [PYTHON],
         "args": list(arguments),
         "env": _environment(resources, settings),
-        **({"envFrom": secret} if secret else {}),
+        **environment_of(settings.store_secret),
         "resources": _amounts(resources),
         "volumeMounts": _mounts(resources),
         "securityContext": container_security(),
@@ -179,8 +178,3 @@ def _placement(resources: StepResources, *, is_last_try: bool) -> Body:
         "runtimeClassName": resources.runtime_class,
     }
     return {key: value for key, value in said.items() if value}
-
-
-def _pull_secrets(settings: Settings) -> Body:
-    names = [name.strip() for name in settings.image_pull_secrets.split(",") if name.strip()]
-    return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}

@@ -13,6 +13,9 @@ def endpoint(settings: Settings, service: str, port: int) -> str:
         service: its name, which is part of its host behind a Gateway.
         port: what the ledger has for it: on one machine the port of its listener, behind a Gateway but a number.
     """
-    if settings.platform == "kubernetes":
-        return f"http://{service}.{settings.service_domain}".rstrip(".")
-    return f"http://127.0.0.1:{port}"
+    return f"http://{host(settings, service) if settings.platform == 'kubernetes' else f'127.0.0.1:{port}'}"
+
+
+def host(settings: Settings, service: str) -> str:
+    """Return the host name by which the Gateway knows a service."""
+    return f"{service}.{settings.service_domain}".rstrip(".")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.spec.base import Frozen
+from pipelines.spec.resources import Cpu, Size
 
 
 class PackagingConfig(Frozen):
@@ -79,16 +80,16 @@ class ServingConfig(Frozen):
     cpu_percent: int = Field(default=70, ge=1, le=100)
     """Mean use of the requested CPU above which pods are added."""
 
-    cpu: str = Field(default="1", pattern=r"^[0-9]+m?$")
+    cpu: Cpu = "1"
     """CPU that a pod requests, and its limit."""
 
-    memory: str = Field(default="2Gi", pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)$")
+    memory: Size = "2Gi"
     """Memory that a pod requests, and its limit."""
 
     gpus: int = Field(default=0, ge=0, le=16)
     """GPUs of a pod (`nvidia.com/gpu`)."""
 
-    disk: str = Field(default="10Gi", pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)$")
+    disk: Size = "10Gi"
     """Room for the fetched bento and for what the service writes."""
 
     drain_seconds: int = Field(default=300, ge=1, le=7200)

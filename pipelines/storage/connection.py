@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from pipelines.trouble import Unsound, error_code
+from pipelines.trouble import EXPIRED, Unsound, error_code
 
 _MAX_ATTEMPTS = 8
 """Of one request, when AWS_MAX_ATTEMPTS and the profile say nothing; botocore's pauses are 20 s at most."""
@@ -23,7 +23,6 @@ _PART_SECONDS = 300.0
 
 _MAX_CONNECTIONS = 64
 _BLOCK_BYTES = 64 << 10
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
 
 
 class Connection:
@@ -50,7 +49,7 @@ class Connection:
         try:
             return client.call(operation, arguments)
         except ClientError as error:
-            if error_code(error) not in _EXPIRED or not self._renew(client):
+            if error_code(error) not in EXPIRED or not self._renew(client):
                 raise
         return self._client().call(operation, arguments)
 

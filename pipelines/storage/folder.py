@@ -59,11 +59,6 @@ class FileBackend:
     def put_file(self, path: str, source: Path) -> None:
         self._write_temporary(path, _chunks(source)).replace(self._root / path)
 
-    def get_file(self, path: str, target: Path) -> None:
-        with target.open("wb") as writer:
-            for chunk in self.chunks(path):
-                writer.write(chunk)
-
     def list(self, prefix: str) -> list[str]:
         folder = self._root / prefix
         return [

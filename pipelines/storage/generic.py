@@ -47,9 +47,6 @@ class FsspecBackend:
     def put_file(self, path: str, source: Path) -> None:
         self._fs.put_file(str(source), self._full(path))
 
-    def get_file(self, path: str, target: Path) -> None:
-        self._fs.get_file(self._full(path), str(target))
-
     def list(self, prefix: str) -> list[str]:
         root = self._root.rstrip("/") + "/"
         folder = f"{root}{prefix}/"  # some list the name itself when nothing is below it

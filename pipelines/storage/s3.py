@@ -70,12 +70,6 @@ class S3Backend:
             size = os.fstat(file.fileno()).st_size
             self._upload(path, size, lambda offset, length: os.pread(file.fileno(), length, offset))
 
-    def get_file(self, path: str, target: Path) -> None:
-        chunks = self.chunks(path)
-        with target.open("wb") as writer:
-            for chunk in chunks:
-                writer.write(chunk)
-
     def list(self, prefix: str) -> list[str]:
         folder = self._key("")
         pages = self._connection.pages("list_objects_v2", Bucket=self._bucket, Prefix=f"{self._key(prefix)}/")

@@ -87,7 +87,12 @@ class Peers:
         list(in_order(lambda path: self._store.put_file(path.name, path), paths))
 
     def _get(self, paths: Sequence[Path]) -> None:
-        list(in_order(lambda path: self._store.get_file(path.name, self._target(path)), paths))
+        list(in_order(self._fetch, paths))
+
+    def _fetch(self, path: Path) -> None:
+        with self._target(path).open("wb") as writer:
+            for chunk in self._store.chunks(path.name):
+                writer.write(chunk)
 
     def _upload(self, paths: Sequence[Path]) -> None:
         with create_transfer_manager(self._client, TransferConfig()) as manager:

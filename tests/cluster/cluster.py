@@ -9,7 +9,6 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tests.cluster import autoscaling, deletion, events, jobs, podstatus, replicas, scheduling, services
 from tests.cluster.access import ADMIN, Access, service_account
@@ -21,6 +20,7 @@ from tests.cluster.kinds import EVENT, NODE, POD, SERVICE_ACCOUNT, Kind, Kinds
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.loop import Loop
 from tests.cluster.pods import PodRunner
+from tests.cluster.running import Running
 from tests.cluster.selectors import Object
 from tests.cluster.server import Server
 from tests.cluster.starting import Node
@@ -35,7 +35,7 @@ KNOWN_IMAGES = ("slipway*", "*/slipway*")
 _CAPACITY = {"cpu": "16", "memory": "64Gi", "ephemeral-storage": "100Gi", "pods": "110"}
 
 
-class Cluster:
+class Cluster(Running):
     """A running cluster with one node. Its network is a part of 127.0.0.0/8 that no other cluster here has."""
 
     def __init__(
@@ -80,14 +80,6 @@ class Cluster:
             lambda: deletion.collect_garbage(self.store),
         ]
         self._loop = Loop(self.store, controllers)
-
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Stop everything; no process is left."""

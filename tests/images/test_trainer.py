@@ -13,7 +13,7 @@ import pytest
 from images.engine import Engine, EngineError
 from pipelines import artifacts
 from pipelines.artifacts import ArtifactRef
-from pipelines.restricted import USER
+from pipelines.podspec import USER
 from pipelines.settings import REPOSITORY
 from tests.images.pod_case import Pods
 

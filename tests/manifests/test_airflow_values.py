@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.restricted import USER, container_security, pod_security
+from pipelines.podspec import USER, container_security, pod_security
 from pipelines.settings import REPOSITORY
 from pipelines.stack.airflow import POOLS
 from tests.manifests.rendered import MANIFESTS, OVERLAYS, Body, named, of_kind, values_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.formats import bento
-from pipelines.restricted import USER
+from pipelines.podspec import USER
 from pipelines.settings import REPOSITORY
 
 DOCKER = REPOSITORY / "docker"

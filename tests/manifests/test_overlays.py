@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 
 from pipelines import labels
-from pipelines.restricted import container_security, pod_security
+from pipelines.podspec import container_security, pod_security
 from pipelines.settings import Settings
 from tests.manifests.rendered import MANIFESTS, OVERLAYS, named, objects_of, of_kind, settings_of
 

@@ -100,7 +100,7 @@ class KubernetesFleet:
 
     def list(self, service: str | None = None) -> frozenset[str]:
         """Return the copies that have a Deployment, those that are ending among them."""
-        found = self._cluster.find(DEPLOYMENT, objects.service_labels(service))
+        found = self._cluster.find(DEPLOYMENT, labels.service_labels(service))
         return frozenset(body["metadata"]["labels"][labels.COPY] for body in found)
 
     def meter(self, copy: str) -> Mapping[Traffic, ServiceCounters]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import yaml
 
 from pipelines.errors import BadInput
+from pipelines.release import endpoints
 from pipelines.release.kubernetes.cluster import GATEWAY, GATEWAY_CLASS, NAMESPACE, Body, Cluster
 from pipelines.release.ports import Address, Capability
 from pipelines.settings import Settings
@@ -129,8 +130,7 @@ class Gateway:
 
     def host(self, service: str) -> str:
         """Return the host name under which a service is reached through the Gateway."""
-        domain = self._settings.service_domain
-        return f"{service}.{domain}" if domain else service
+        return endpoints.host(self._settings, service)
 
     def _look(self) -> Implementation:
         namespace = self._cluster.namespace

@@ -19,6 +19,7 @@ from pipelines import labels
 from pipelines.formats import bento
 from pipelines.formats.headers import COPY_VARIABLE
 from pipelines.ledger import Version
+from pipelines.podspec import container_security, environment_of, pod_security, pull_secrets
 from pipelines.release.kubernetes import drain
 from pipelines.release.kubernetes.cluster import (
     AUTOSCALER,
@@ -47,9 +48,6 @@ END_SECONDS = 30
 """How long a drained pod may take to end; then it is killed."""
 
 START_PERIOD_SECONDS = 2
-USER = 65532
-"""Account of the containers: nobody's on a node."""
-
 PYTHON = "python"
 
 FETCH = "fetch"
@@ -69,13 +67,7 @@ class Peers:
 
 def copy_labels(version: Version) -> dict[str, str]:
     """Return what all objects of a copy are found by."""
-    return {**service_labels(version.service), labels.COPY: version.copy_name}
-
-
-def service_labels(service: str | None = None) -> dict[str, str]:
-    """Return what the objects of a service's copies are found by, or those of all services."""
-    common = {labels.MANAGED_BY: labels.SLIPWAY, labels.COMPONENT: labels.SERVICE}
-    return common if service is None else {**common, labels.MODEL: service}
+    return {**labels.service_labels(version.service), labels.COPY: version.copy_name}
 
 
 def owned_kinds() -> tuple[Kind, ...]:
@@ -194,20 +186,13 @@ def _pod(version: Version, serving: ServingConfig, settings: Settings) -> Body:
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": copy_labels(version)},
     }
-    pulls = [name for name in settings.image_pull_secrets.split(",") if name]
     return {
         "serviceAccountName": settings.service_service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": LEAST_DRAIN_SECONDS + serving.drain_seconds + END_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        **({"imagePullSecrets": [{"name": name} for name in pulls]} if pulls else {}),
+        "securityContext": pod_security(),
+        **pull_secrets(settings.image_pull_secrets),
         "topologySpreadConstraints": [apart, {**apart, "topologyKey": "topology.kubernetes.io/zone"}],
         "volumes": [{"name": name, "emptyDir": {"sizeLimit": serving.disk}} for name in ("bento", "scratch", "tmp")],
         "initContainers": [_fetcher(version, serving, settings)],
@@ -218,7 +203,6 @@ def _pod(version: Version, serving: ServingConfig, settings: Settings) -> Body:
 def _fetcher(version: Version, serving: ServingConfig, settings: Settings) -> Body:
     """Return the container that brings the bento; its last words are the pod's message when it cannot."""
     command = [PYTHON, "-m", "pipelines", "fetch", "--artifact", version.bento.uri, "--to", str(BENTO_FOLDER)]
-    secret = [{"secretRef": {"name": settings.store_secret}}] if settings.store_secret else []
     return {
         **_container(FETCH, command, serving, settings),
         "env": [
@@ -226,7 +210,7 @@ def _fetcher(version: Version, serving: ServingConfig, settings: Settings) -> Bo
             {"name": "SLIPWAY_HOME", "value": str(SCRATCH_MOUNT)},
             {"name": "HOME", "value": str(SCRATCH_MOUNT)},
         ],
-        **({"envFrom": secret} if secret else {}),
+        **environment_of(settings.store_secret),
         "volumeMounts": _mounts(),
     }
 
@@ -267,11 +251,7 @@ def _container(name: str, command: list[str], serving: ServingConfig, settings: 
         "command": command,
         "resources": {"requests": size, "limits": size},
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
     }
 
 

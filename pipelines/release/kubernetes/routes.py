@@ -59,11 +59,7 @@ def body(wanted: Observed, host: str, gateway: GatewayName, changed_at: int) -> 
         "kind": HTTP_ROUTE.kind,
         "metadata": {
             "name": route.service,
-            "labels": {
-                labels.MANAGED_BY: labels.SLIPWAY,
-                labels.COMPONENT: labels.SERVICE,
-                labels.MODEL: route.service,
-            },
+            "labels": labels.service_labels(route.service),
             "annotations": {
                 GENERATION: str(wanted.generation),
                 PORT: str(route.port),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 
 import httpx
 
@@ -15,6 +14,7 @@ from tests.cluster.kinds import GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, NAMESPACE, R
 from tests.cluster.loop import Loop
 from tests.cluster.ownership import is_ready
 from tests.cluster.podstatus import with_condition
+from tests.cluster.running import Running
 from tests.cluster.selectors import Object, fits
 from tests.cluster.store import STATUS
 
@@ -23,7 +23,7 @@ HOME = "envoy-gateway-system"
 PORT = 8080
 
 
-class EnvoyGateway:
+class EnvoyGateway(Running):
     """Serves the Gateways of one cluster by one Envoy."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -33,14 +33,6 @@ class EnvoyGateway:
         self.address = f"{cluster.network}.0.2"
         self.proxy = Proxy(cluster.folder / "gateway", self.address)
         self._loop = Loop(self._store, [self._look])
-
-    def __enter__(self) -> EnvoyGateway:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Stop the controller and Envoy."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ from tests.cluster.gateway.controller import HOME, EnvoyGateway
 from tests.cluster.kinds import POD, POD_MONITOR
 from tests.cluster.loop import Loop
 from tests.cluster.ownership import is_active
+from tests.cluster.running import Running
 from tests.cluster.selectors import Object, fits
 from tests.cluster.services import target_port
 from tests.steps.live import wait_for
@@ -26,7 +26,7 @@ SCRAPE_SECONDS = 0.5
 _ANNOTATION = "prometheus.io/"
 
 
-class LivePrometheus:
+class LivePrometheus(Running):
     """Scrapes every half second. Pods are found by the annotations `prometheus.io/scrape`, `port` and `path`, or by a
     PodMonitor (monitoring.coreos.com/v1)."""
 
@@ -53,14 +53,6 @@ class LivePrometheus:
         ]
         self.start()
         self._loop = Loop(self._store, [self._write_targets])
-
-    def __enter__(self) -> LivePrometheus:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start the process, again after `kill`."""

@@ -1,4 +1,4 @@
-"""Security contexts that meet Kubernetes' PodSecurity level "restricted", for every pod of ours."""
+"""What every pod of ours has: security contexts that meet PodSecurity level "restricted", and credentials by name."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ def container_security() -> dict[str, Any]:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def pull_secrets(names: str) -> dict[str, Any]:
+    """Return the part of a pod's spec that names the secrets of its image's registry.
+
+    Args:
+        names: separated by commas; empty: none.
+    """
+    secrets = [{"name": name.strip()} for name in names.split(",") if name.strip()]
+    return {"imagePullSecrets": secrets} if secrets else {}
+
+
+def environment_of(secret: str) -> dict[str, Any]:
+    """Return the part of a container that makes environment variables of a secret's keys; of no secret, nothing."""
+    return {"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}
