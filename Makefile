@@ -10,8 +10,8 @@ KIND ?= errors
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
-# With cores to spare: make test WORKERS="--numprocesses=2 --dist=loadscope --no-loadscope-reorder"
-WORKERS ?=
+# One after the other: make test WORKERS=
+WORKERS ?= --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR):$(CURDIR)/plugins
 export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := True

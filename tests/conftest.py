@@ -24,33 +24,37 @@ REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the whole first, then those of its parts: two workers then share them evenly."""
-    items.sort(key=lambda item: list(Group).index(_group(item.nodeid)))
+    """Put the tests of the whole last: two workers have then shared the others, and one of them is left alone.
+
+    Those with the stack come at the very end, for it stays until the session is over, and is never quite idle.
+    """
+    items.sort(key=lambda item: (list(Group).index(_group(item.nodeid)), item.nodeid.startswith("tests/e2e/")))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Let workers share the tests: all of the whole go to one, all of its parts to one, the others anywhere."""
+    """Let workers share the tests, a file at a time; those of the whole stay together."""
     return Groups(config, log)
 
 
 class Group(StrEnum):
-    """Tests that share what there is but once."""
-
-    WHOLE = "whole"
-    """The stack, and faults: what else runs must not change what they measure."""
+    """Tests by what else may run beside them."""
 
     PARTS = "parts"
-    """Ports and processes of their own, one Airflow."""
+    """Processes and ports of their own; the longer ones, so they come first."""
 
-    ALONE = "alone"
+    PURE = "pure"
+    """No process, no port."""
+
+    WHOLE = "whole"
+    """The stack, and faults: they measure latencies and deaths, so nothing else runs beside them."""
 
 
 class Groups(LoadScopeScheduling):
-    """A worker takes a whole group; of those that share nothing, a whole file."""
+    """A worker takes a file; of the whole, all files."""
 
     def _split_scope(self, nodeid: str) -> str:
         group = _group(nodeid)
-        return nodeid.partition("::")[0] if group is Group.ALONE else group
+        return group if group is Group.WHOLE else nodeid.partition("::")[0]
 
 
 def _group(nodeid: str) -> Group:
@@ -60,7 +64,7 @@ def _group(nodeid: str) -> Group:
         case "dags" | "steps":
             return Group.PARTS
         case _:
-            return Group.ALONE
+            return Group.PURE
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
