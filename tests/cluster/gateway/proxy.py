@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Proxy:
 
     def put_listeners(self, ports: set[int]) -> None:
         """Listen on ports, each with the same routes."""
-        self._write(self._files.listeners, [self._listener(port) for port in sorted(ports)])
+        if self._write(self._files.listeners, [self._listener(port) for port in sorted(ports)]):
+            wait_for(lambda: all(self._listens(port) for port in ports), "the listeners are in force")
 
     def put_routes(self, endpoints: Endpoints, routes: list[Object]) -> None:
         """Put clusters and routes in force, if they are not: first what is new, last what is not needed any more."""
@@ -83,13 +85,19 @@ class Proxy:
         self._write(self._files.clusters, [self._cluster(name) for name in sorted(endpoints)])
         self._applied = wanted
 
-    def _write(self, path: Path, resources: list[Object]) -> None:
+    def _listens(self, port: int) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex((self.address, port)) == 0
+
+    def _write(self, path: Path, resources: list[Object]) -> bool:
+        """Write resources, and say whether they are new."""
         content = json.dumps(resources, sort_keys=True)
         if self._written.get(path) == content:
-            return
+            return False
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         envoy.write(path, {"version_info": version, "resources": resources})
         self._written[path] = content
+        return True
 
     def _listener(self, port: int) -> Object:
         router = {"@type": f"{TYPES}.extensions.filters.http.router.v3.Router"}
