@@ -42,6 +42,9 @@ down: $(RUNTIME)  ## stop the local stack; no process and no port is left
 bench: $(DEV)  ## measure speed and size, as ratios with intervals
 	$(BIN)/python -m tests.benchmarks
 
+bench-train: $(DEV)  ## the training engine: its tax, loader, checkpoints, recovery from kills, a slow link (peers are installed beside it)
+	$(BIN)/python -m tests.benchmarks training checkpoints kills diloco
+
 bench-release: $(DEV)  ## the release rule against two usual ones: simulated false alarms, delays and misses
 	$(BIN)/python -m tests.benchmarks.bench_release
 
@@ -90,4 +93,4 @@ define install
 $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r $(1) || $(BIN)/python -m pip install --quiet -r $(1)
 endef
 
-.PHONY: run run-bad test check up down bench bench-release soak lock faults test-all images test-images e2e-k8s schema help
+.PHONY: run run-bad test check up down bench bench-train bench-release soak lock faults test-all images test-images e2e-k8s schema help

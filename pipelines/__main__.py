@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.commands import backup, ledger, release
+from pipelines.commands import backup, ledger, plan, release, train
 from pipelines.errors import BadInput, ExitCode, SlipwayError
 from pipelines.settings import REPOSITORY, read_settings
 
@@ -29,6 +30,8 @@ app.add_typer(spec_app, name="spec")
 app.add_typer(release.app, name="release")
 app.add_typer(backup.app, name="backup")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(train.app, name="train")
+app.command(epilog="Example: python -m pipelines plan dags/models/docs_gpt.yaml --max-steps 50")(plan.plan)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -40,11 +43,17 @@ def step(
     inputs: Annotated[str, typer.Option(help="URI of the inputs document in the store.")],
     result: Annotated[str, typer.Option(help="URI in the store for the receipt.")],
 ) -> None:
-    """Execute one work step: what Airflow's tasks and the pods run."""
+    """Execute one work step: what Airflow's tasks and the pods run. All but the first of several pods help it."""
     from pipelines import process
-    from pipelines.step import execute
+    from pipelines.step import assist, execute
+    from pipelines.training.nodes import Place
 
     process.die_with_parent()
+    place = Place.of(os.environ)
+    if place.node_rank:
+        assist(name, spec_uri=spec, inputs_uri=inputs, settings=read_settings())
+        logger.info("step %s: node %d of %d has done its part", name, place.node_rank, place.num_nodes)
+        return
     receipt = execute(name, spec_uri=spec, inputs_uri=inputs, result_uri=result, settings=read_settings())
     done = f"reused from run {receipt.reused_from}" if receipt.reused else "done"
     logger.info("step %s: %s in %.1f s; receipt %s", name, done, receipt.seconds, result)

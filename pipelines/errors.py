@@ -43,7 +43,11 @@ class GateRefused(SlipwayError):
 
 
 class TrainingDiverged(SlipwayError):
-    """The loss stopped being a finite number; the same seed would diverge again."""
+    """The loss stopped being a finite number, or jumped; the same seed would diverge again."""
+
+
+class AdapterUnsound(SlipwayError):
+    """An adapter did not move while it was trained, or weights that it leaves alone did; nothing is published."""
 
 
 class ArtifactMissing(SlipwayError):
@@ -73,9 +77,13 @@ class LeaseHeld(SlipwayError):
 
 
 class RanksFailed(SlipwayError):
-    """A rank of a training died for a reason that may pass (killed, out of memory on a shared machine)."""
+    """A rank of a training died or hung for a reason that may pass (killed, a device or a link that failed)."""
 
     retryable: ClassVar[bool] = True
+
+
+class OutOfMemory(SlipwayError):
+    """A rank of a training needs more memory than it may have; trying again would need as much."""
 
 
 class PodRefused(BadInput):

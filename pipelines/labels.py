@@ -39,6 +39,12 @@ TRY = "slipway.dev/try"
 COPY = "slipway.dev/copy"
 """Name of a copy of a model version, as the ledger has it."""
 
+NODE = "batch.kubernetes.io/job-completion-index"
+"""Number of a pod in its Job, as Kubernetes labels it."""
+
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""Queue in which Kueue lets a Job or a pod wait for room."""
+
 RUN_ID = "slipway.dev/run-id"
 """Annotation with the run id as it is."""
 
@@ -54,11 +60,11 @@ def run_digest(run_id: str) -> str:
     return hashlib.sha256(run_id.encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
-def step_labels(model: str, run_id: str, task_id: str, try_number: int) -> dict[str, str]:
-    """Return the labels of a work step's pod."""
+def step_labels(model: str, run_id: str, task_id: str, try_number: int, *, component: str = STEP) -> dict[str, str]:
+    """Return the labels of a work step's pod; of all that a training on several nodes consists of, with `TRAINING`."""
     return {
         MANAGED_BY: SLIPWAY,
-        COMPONENT: STEP,
+        COMPONENT: component,
         MODEL: model,
         RUN: run_digest(run_id),
         TASK: _NOT_ALLOWED.sub("-", task_id).strip("-"),

@@ -20,7 +20,8 @@ ALLOWED = frozenset(
         "CURL_CA_BUNDLE", "HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "OTEL_SDK_DISABLED", "PATH", "PYTHONPATH",
         "PYTHONUNBUFFERED", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER",
         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "VIRTUAL_ENV", "http_proxy", "https_proxy", "no_proxy",
-        "SLIPWAY_HOME", "SLIPWAY_MODELS_DIR", "SLIPWAY_PLATFORM", "SLIPWAY_STACK", "SLIPWAY_STORE",
+        "SLIPWAY_HOME", "SLIPWAY_MODELS_DIR", "SLIPWAY_PLATFORM", "SLIPWAY_PUSHGATEWAY", "SLIPWAY_STACK",
+        "SLIPWAY_STATSD", "SLIPWAY_STORE",
     }
 )  # fmt: skip
 """Variables that a step may see. Not here: the ledger's URL, the webhook, anything of Airflow."""

@@ -71,10 +71,10 @@ class Settings(BaseSettings):
     """URL to which failures are posted as JSON; empty: only the log line."""
 
     pushgateway: str = ""
-    """host:port of a Prometheus Pushgateway for task metrics; empty: none."""
+    """host:port of a Prometheus Pushgateway for numbers of tasks, and of trainings while they run; empty: none."""
 
     statsd: str = ""
-    """host:port of a StatsD server for Airflow's own metrics and the tasks'; empty: none."""
+    """host:port of a StatsD server for Airflow's own metrics, the tasks', and those of trainings; empty: none."""
 
     kubernetes_namespace: str = "slipway"
     """Namespace of everything that runs on the cluster."""

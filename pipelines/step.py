@@ -39,7 +39,7 @@ RECEIPT_LIMIT_BYTES = 64 * 1024
 
 
 class StepModule(Protocol):
-    """What a module in `pipelines/steps` offers. `fingerprint` is optional."""
+    """What a module in `pipelines/steps` offers. `fingerprint` is optional, and `join` is the training's alone."""
 
     LIBRARIES: tuple[str, ...]
     """Distributions whose versions change the result."""
@@ -85,6 +85,11 @@ class RunInfo(Frozen):
     def spec_uri(self, file_name: str) -> str:
         """Return where the driver puts the spec file for this try of the first step."""
         return f"{self.folder}/{self.try_number}.{file_name}"
+
+    @property
+    def meeting_uri(self) -> str:
+        """Where the first of several machines that work on this try says how the others reach it."""
+        return f"{self.folder}/{self.try_number}.meeting.json"
 
     @property
     def progress_uri(self) -> str:
@@ -262,30 +267,28 @@ def execute(name: str, *, spec_uri: str, inputs_uri: str, result_uri: str, setti
     Raises:
         SlipwayError: whatever the step raises; no receipt is left then.
     """
-    module = load_module(name)
-    store = Store(settings.store_url())
-    store.check()
-    document = _read_inputs(store, inputs_uri)
-    spec = read_spec(store, spec_uri)
-    config = module.configure(spec)
-    try:
-        inputs = module.Inputs.model_validate(document.inputs)
-    except ValidationError as error:
-        raise BadInput(f"inputs of {name} in {inputs_uri}: {error}") from error
-
     started = time.time()
-    info = document.run
-    fingerprint = _fingerprint(module, config)
-    key = _key(name, module, config, inputs, fingerprint=fingerprint, salt=info.run_id if info.force else "")
-    with _context(store, info, key, fingerprint, settings) as context:
-        record = find_finished(store, name, key)
+    with _opened(name, spec_uri=spec_uri, inputs_uri=inputs_uri, settings=settings) as work:
+        context = work.context
+        record = find_finished(context.store, name, context.key)
         if record is None:
-            with lease.hold(store, f"{name}/{key}"):
-                record = find_finished(store, name, key)
+            with lease.hold(context.store, f"{name}/{context.key}"):
+                record = find_finished(context.store, name, context.key)
                 if record is None:
-                    return _finish(context, name, result_uri, started, module.run(config, inputs, context))
-    logger.info("step %s: finished work of run %s reused (key %s)", name, record.run_id, key[:12])
-    return _leave_receipt(context, name, result_uri, started, record, reused=record.run_id != info.run_id)
+                    result = work.module.run(work.config, work.inputs, context)
+                    return _finish(context, name, result_uri, started, result)
+    logger.info("step %s: finished work of run %s reused (key %s)", name, record.run_id, context.key[:12])
+    return _leave_receipt(context, name, result_uri, started, record, reused=record.run_id != context.run_id)
+
+
+def assist(name: str, *, spec_uri: str, inputs_uri: str, settings: Settings) -> None:
+    """Help the machine that executes a work step, until its receipt is there.
+
+    Raises:
+        SlipwayError: whatever the step raises.
+    """
+    with _opened(name, spec_uri=spec_uri, inputs_uri=inputs_uri, settings=settings) as work:
+        work.module.join(work.config, work.inputs, work.context)
 
 
 def find_finished(store: Store, step: str, key: str) -> KeyRecord | None:
@@ -314,6 +317,35 @@ def references(value: Any) -> Iterator[ArtifactRef]:
         case list() | tuple():
             for child in value:
                 yield from references(child)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A step with everything that it is told."""
+
+    module: Any
+    config: BaseModel
+    inputs: BaseModel
+    context: StepContext
+
+
+@contextlib.contextmanager
+def _opened(name: str, *, spec_uri: str, inputs_uri: str, settings: Settings) -> Iterator[_Work]:
+    """Read what a step is told, and give it a context for the length of a block."""
+    module = load_module(name)
+    store = Store(settings.store_url())
+    store.check()
+    document = _read_inputs(store, inputs_uri)
+    config = module.configure(read_spec(store, spec_uri))
+    try:
+        inputs = module.Inputs.model_validate(document.inputs)
+    except ValidationError as error:
+        raise BadInput(f"inputs of {name} in {inputs_uri}: {error}") from error
+    info = document.run
+    fingerprint = _fingerprint(module, config)
+    key = _key(name, module, config, inputs, fingerprint=fingerprint, salt=info.run_id if info.force else "")
+    with _context(store, info, key, fingerprint, settings) as context:
+        yield _Work(module, config, inputs, context)
 
 
 def _record_path(step: str, key: str) -> str:

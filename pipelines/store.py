@@ -60,7 +60,7 @@ class Store:
         with self._translated("create", path):
             return self._backend.create(_checked(path), data)
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes | memoryview) -> None:
         """Write an object, replacing what is there; readers see the old or the new bytes, never a mixture."""
         with self._translated("write", path):
             self._backend.put(_checked(path), data)

@@ -13,6 +13,10 @@ EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", 
 """S3's codes for credentials that have ended."""
 
 
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "httpx")
+"""Libraries whose errors say that the other side does not answer as it should."""
+
+
 class Unsound(OSError):
     """What came or went is cut, or is not what was sent."""
 
@@ -115,7 +119,7 @@ def _explain_answer(error: Exception) -> Trouble | None:
         return Trouble(Kind.ABSENT, "it does not exist", "check the spelling and the folder")
     if isinstance(error, PermissionError):
         return Trouble(Kind.DENIED, f"no permission: {_reason(error)}", "grant it to this user, or give credentials")
-    if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+    if isinstance(error, OSError) or type(error).__module__.startswith(_CLIENTS):
         return Trouble(Kind.AWAY, _reason(error), "check its address (for S3: AWS_ENDPOINT_URL) and the network")
     return None
 

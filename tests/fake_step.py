@@ -1,5 +1,6 @@
 """The process of a work step that does nothing but what a test told it: prints, leaves a receipt, exits."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -26,6 +27,16 @@ if "environment" in behaviour:
     Path(behaviour["environment"]).write_text(json.dumps(dict(os.environ)))
 for line in behaviour.get("prints", []):
     print(line, flush=True)
+if "alone" in behaviour:
+    mine = behaviour["alone"] + os.environ.get("JOB_COMPLETION_INDEX", "")
+    lock = Path(mine).open("w")  # noqa: SIM115 - the kernel unlocks it when this process ends, however it ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        Path(f"{mine}.twice").touch()
+time.sleep(behaviour.get("seconds", 0))
+while "then_waits" in behaviour and not Path(behaviour["then_waits"]).exists():
+    time.sleep(0.02)
 if behaviour.get("leaves", True):
     receipt = {
         "step": step,

@@ -82,6 +82,11 @@ class TrainingCase:
         paths = [path.split("/") for path in self.store.list("checkpoints")]
         return sorted(int(folder.removeprefix("step-")) for *_, folder, name in paths if name == "manifest.json")
 
+    def artifact(self, name: str) -> Path:
+        """Return the folder of an input."""
+        ref = self.inputs[name]
+        return self.store.local_path(f"artifacts/{ref['kind']}/{ref['digest']}") or Path()
+
     def weights(self, receipt: Receipt) -> bytes:
         """Return the bytes of a published model's weights."""
         return self.store.read(f"artifacts/model/{receipt.result['model']['digest']}/model.safetensors") or b""

@@ -13,6 +13,7 @@ from pipelines.errors import DataRejected, StoreUnavailable
 from pipelines.settings import REPOSITORY
 from pipelines.trouble import Kind, explain
 
+_CHUNK_BYTES = 8 << 20
 _PROTOCOLS = "a path, s3://, gs://, az:// or https://"
 
 
@@ -35,6 +36,12 @@ class SourceFile:
         """
         with _plain_errors(self.field, self.path):
             return bytes(self.filesystem.cat_file(self.path))
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the file's bytes piece by piece; raises what `read` does."""
+        with _plain_errors(self.field, self.path), self.filesystem.open(self.path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield bytes(chunk)
 
 
 def list_files(uri: str, suffixes: tuple[str, ...], field: str = "data.source.uri") -> list[SourceFile]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts import canonical_json
-from pipelines.data.files import list_files
+from pipelines.data.places import open_place
 from pipelines.errors import DataRejected
 
 if TYPE_CHECKING:
@@ -101,22 +101,23 @@ def train(texts: Iterable[str], vocabulary_size: int) -> TokenizerFiles:
 
 
 def load_existing(uri: str) -> TokenizerFiles:
-    """Read an existing tokenizer from a folder, or from its `tokenizer.json`.
+    """Read an existing tokenizer from a folder, from its `tokenizer.json`, or from hf://owner/name.
 
     Raises:
         DataRejected: when there is no tokenizer, or none that marks the end of a text.
         StoreUnavailable: when the place cannot be reached at present.
     """
     folder = posixpath.dirname(uri) if uri.endswith(f"/{TOKENIZER}") else uri.rstrip("/")
-    found = {file.name: file for file in list_files(folder, (TOKENIZER, SETTINGS, _TEMPLATE), field=_FIELD)}
-    if TOKENIZER not in found:
+    place = open_place(folder, (TOKENIZER, SETTINGS, _TEMPLATE), field=_FIELD)
+    names = place.names()
+    if TOKENIZER not in names:
         raise DataRejected(f"{_FIELD}: no {TOKENIZER} in {folder}; save it with save_pretrained")
-    tokenizer = found[TOKENIZER].read()
+    tokenizer = place.read(TOKENIZER)
     settings: dict[str, Any] = {}
-    if SETTINGS in found:
-        settings = _parse_settings(found[SETTINGS].read(), folder)
-    if _TEMPLATE in found:
-        settings["chat_template"] = found[_TEMPLATE].read().decode()
+    if SETTINGS in names:
+        settings = _parse_settings(place.read(SETTINGS), folder)
+    if _TEMPLATE in names:
+        settings["chat_template"] = place.read(_TEMPLATE).decode()
     kept = {name: _plain(settings[name]) for name in _KEPT_SETTINGS if settings.get(name) is not None}
     files = TokenizerFiles(tokenizer, _settings(kept))
     eos_id(open_for_encoding(files), files, folder)

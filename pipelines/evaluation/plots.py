@@ -1,33 +1,16 @@
-"""Plots of a report, as inline SVG whose bytes depend on the numbers only."""
+"""Plots of an evaluation's report."""
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.formats.records import DocumentRecord, Estimate, EvaluationSummary
+from pipelines.pages import BASELINE, CANDIDATE, CHAMPION, INK, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INK, MUTED, CANDIDATE, CHAMPION, BASELINE = "#1f2937", "#6b7280", "#2563eb", "#d97706", "#9ca3af"
-
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "slipway",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": "#d1d5db",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
-"""Text stays text, in the reader's font; identifiers inside the SVG are derived, not random."""
 
 
 def comparison(summary: EvaluationSummary) -> str:
@@ -49,7 +32,7 @@ def comparison(summary: EvaluationSummary) -> str:
         axes.set_xlabel("bits per byte (lower is better); line: interval")
         axes.tick_params(axis="y", length=0)
 
-    return _svg(draw, height=0.7 + 0.5 * len(rows))
+    return draw_svg(draw, height=0.7 + 0.5 * len(rows))
 
 
 def perplexity_distribution(records: tuple[DocumentRecord, ...]) -> str:
@@ -72,7 +55,7 @@ def perplexity_distribution(records: tuple[DocumentRecord, ...]) -> str:
         axes.set_ylabel("documents")
         axes.legend(frameon=False)
 
-    return _svg(draw, height=2.9)
+    return draw_svg(draw, height=2.9)
 
 
 def champion_differences(records: tuple[DocumentRecord, ...]) -> str:
@@ -99,19 +82,4 @@ def champion_differences(records: tuple[DocumentRecord, ...]) -> str:
         axes.set_xlabel("bits per byte of a document, candidate minus champion (left of the line: candidate better)")
         axes.set_ylabel("documents")
 
-    return _svg(draw, height=2.6)
-
-
-def _svg(draw: Any, *, height: float) -> str:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawing = buffer.getvalue()
-    return drawing[drawing.index("<svg") :]
+    return draw_svg(draw, height=2.6)

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jinja2
-
 from pipelines.evaluation import plots
 from pipelines.evaluation.template import PAGE
 from pipelines.formats.records import DocumentRecord, Estimate, EvaluationSummary
+from pipelines.pages import render_page
 
 NUM_HARDEST = 10
 """Documents listed with the highest perplexity."""
@@ -35,8 +34,8 @@ def render(
         records: per-document measurements.
         inputs: what was evaluated: names and digests.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(PAGE).render(
+    return render_page(
+        PAGE,
         model=model,
         summary=summary,
         tiles=_tiles(summary),

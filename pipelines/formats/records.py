@@ -11,6 +11,9 @@ from pipelines.errors import ArtifactCorrupt
 from pipelines.spec import Frozen
 
 REPORT_FILE = "report.html"
+TRAINING_REPORT_FILE = "report.html"
+"""In the record of a training."""
+
 SUMMARY_FILE = "evaluation.json"
 DOCUMENTS_FILE = "documents.jsonl"
 

@@ -122,6 +122,25 @@ class TokenSplit:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
+    def rows(self, starts: npt.NDArray[np.int64], length: int) -> Tokens:
+        """Return a copy of the `length` tokens at each start, shape (len(starts), length), without a loop over starts.
+
+        Raises:
+            IndexError: when a row leaves the split.
+        """
+        rows: Tokens = np.empty((len(starts), length), self.dtype)
+        first = np.searchsorted(self._starts, starts, side="right") - 1
+        is_inside = np.zeros(len(starts), np.bool_)
+        for number in np.unique(first).tolist():
+            base, end = int(self._starts[number]), int(self._starts[number + 1])
+            here = (first == number) & (starts + length <= end)
+            if here.any():
+                rows[here] = np.lib.stride_tricks.sliding_window_view(self._shards[number], length)[starts[here] - base]
+            is_inside |= here
+        for row in np.flatnonzero(~is_inside).tolist():
+            rows[row] = self.slice(int(starts[row]), int(starts[row]) + length)  # across a border
+        return rows
+
     def document_bounds(self, index: int) -> tuple[int, int]:
         """Return where document `index` starts and stops (exclusive, end-of-text included)."""
         return int(self.document_offsets[index]), int(self.document_offsets[index + 1])

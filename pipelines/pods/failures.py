@@ -131,6 +131,17 @@ def gone(step: str, name: str, events: Iterable[Body]) -> SlipwayError:
     )
 
 
+def explain_overdue(step: str, name: str, resources: StepResources) -> SlipwayError:
+    """Return the error of a Job that took too long; its pods are gone with their status."""
+    trouble = _overdue(step, resources)
+    return PodRefused(f"{step}: Job {name} {trouble.what}; {trouble.way_out}")
+
+
+def is_out_of_memory(case: Case) -> bool:
+    """Return whether the node ended the container because it took more memory than it may."""
+    return (case.container.get("terminated") or {}).get("reason") == "OOMKilled"
+
+
 def _step_failed(case: Case, ended: Body) -> StepFailed:
     lines = str(ended.get("message") or "").splitlines()
     return StepFailed(case.step, int(ended["exitCode"]), f"{last_words(lines)}{_events(case)}")
@@ -156,12 +167,7 @@ def _by_cluster(case: Case) -> Trouble | None:
     """Return what the cluster did to a pod."""
     reason, message = str(case.status.get("reason") or ""), str(case.status.get("message") or "")
     if reason == "DeadlineExceeded":
-        return Trouble(
-            f"took longer than its deadline of {case.resources.deadline_seconds} s",
-            f"raise resources.{case.step}.deadline_seconds, then trigger the DAG again: finished work is found, and a "
-            "training goes on from its newest checkpoint",
-            retryable=False,
-        )
+        return _overdue(case.step, case.resources)
     if reason == "Evicted":
         return _evicted(case, message)
     if reason.startswith(("OutOf", "UnexpectedAdmissionError", "NodeAffinity")):
@@ -169,9 +175,18 @@ def _by_cluster(case: Case) -> Trouble | None:
     if reason in _ENDINGS:
         return Trouble(f"was {_ENDINGS[reason]}")
     disruption = case.condition("DisruptionTarget")
-    if disruption.get("status") == "True" and not _is_out_of_memory(case):
+    if disruption.get("status") == "True" and not is_out_of_memory(case):
         return Trouble(f"was {_DISRUPTIONS.get(str(disruption.get('reason')), 'disrupted')}")
     return None
+
+
+def _overdue(step: str, resources: StepResources) -> Trouble:
+    return Trouble(
+        f"took longer than its deadline of {resources.deadline_seconds} s",
+        f"raise resources.{step}.deadline_seconds, then trigger the DAG again: finished work is found, and a training "
+        "goes on from its newest checkpoint",
+        retryable=False,
+    )
 
 
 def _evicted(case: Case, message: str) -> Trouble:
@@ -183,7 +198,7 @@ def _evicted(case: Case, message: str) -> Trouble:
 def _by_container(case: Case) -> Trouble | None:
     """Return what the node did to the container, if that and not the step ended it."""
     ended = case.container.get("terminated") or {}
-    if _is_out_of_memory(case):
+    if is_out_of_memory(case):
         return Trouble(
             f"was ended: it took more than its {case.resources.memory} of memory (OOMKilled)",
             f"raise resources.{case.step}.memory or make batches smaller, then trigger the DAG again",
@@ -198,10 +213,6 @@ def _by_container(case: Case) -> Trouble | None:
     if ended.get("reason") == "ContainerStatusUnknown":
         return Trouble("lost: its node does not know what became of it")
     return None
-
-
-def _is_out_of_memory(case: Case) -> bool:
-    return (case.container.get("terminated") or {}).get("reason") == "OOMKilled"
 
 
 def _not_started(case: Case) -> Trouble:

@@ -70,7 +70,10 @@ def step_pod(
         "metadata": {
             "name": pod_name(info),
             "namespace": settings.kubernetes_namespace,
-            "labels": labels.step_labels(info.model, info.run_id, info.task_id, info.try_number),
+            "labels": {
+                **labels.step_labels(info.model, info.run_id, info.task_id, info.try_number),
+                **queue_label(resources),
+            },
             "annotations": {labels.RUN_ID: info.run_id},
         },
         "spec": {
@@ -87,6 +90,12 @@ def step_pod(
             **pull_secrets(settings.image_pull_secrets),
         },
     }
+
+
+def queue_label(resources: StepResources) -> dict[str, str]:
+    """Return the label by which Kueue knows in which queue something waits; without a queue none."""
+    queue = resources.queue if isinstance(resources, TrainingResources) else None
+    return {labels.QUEUE: queue} if queue else {}
 
 
 def _container(arguments: Sequence[str], resources: StepResources, settings: Settings) -> Body:
@@ -113,6 +122,8 @@ def _environment(resources: StepResources, settings: Settings) -> list[Body]:
         "SLIPWAY_STORE": settings.store_url(),
         "TMPDIR": str(TEMPORARY),
     }
+    watched = {"SLIPWAY_PUSHGATEWAY": settings.pushgateway, "SLIPWAY_STATSD": settings.statsd}
+    plain |= {name: address for name, address in watched.items() if address}
     cores = {"containerName": CONTAINER, "resource": "requests.cpu", "divisor": "1"}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),

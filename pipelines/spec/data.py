@@ -103,7 +103,7 @@ class TokenizerConfig(Frozen):
     """A BPE tokenizer: trained on the training split, or an existing one."""
 
     uri: Location = ""
-    """Folder or URL of an existing tokenizer.json; empty: train one."""
+    """Folder or URL of an existing tokenizer.json, or hf://<owner>/<name>; empty: train one."""
 
     vocabulary_size: int = Field(default=2048, ge=257, le=4_000_000)
     """Entries of a trained tokenizer, byte alphabet and special tokens included."""

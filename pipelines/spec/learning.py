@@ -49,6 +49,12 @@ class ArchitectureConfig(Frozen):
             )
         return self
 
+    @property
+    def divided_sizes(self) -> dict[str, int]:
+        """What tensor parallel ranks divide among themselves, by its name in a spec."""
+        names = ("num_heads", "num_key_value_heads", "intermediate_size")
+        return {f"architecture.{name}": getattr(self, name) for name in names}
+
 
 class EvaluationConfig(Frozen):
     """Gates that a candidate must pass before anything is deployed."""

@@ -13,6 +13,7 @@ from pipelines.spec.data import DataConfig, Location, Objects, PreparationConfig
 from pipelines.spec.learning import ArchitectureConfig, EvaluationConfig
 from pipelines.spec.resources import ResourcesConfig
 from pipelines.spec.serving import PackagingConfig, RolloutConfig, ServiceConfig, ServingConfig
+from pipelines.spec.strategies import TensorConfig
 from pipelines.spec.training import TrainingConfig
 
 _PRESETS = frozenset({"@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly"})
@@ -95,11 +96,24 @@ class ModelSpec(Frozen):
             )
         if quality.enabled and self.rollout.replay.requests_per_second == 0:
             raise ValueError("rollout.quality needs rollout.replay.requests_per_second above 0, or enabled: false")
+        ranks, nodes = self.training.ranks, self.resources.train.nodes
+        if ranks % nodes:
+            raise ValueError(
+                f"training.ranks {ranks} must be a multiple of resources.train.nodes {nodes}; "
+                f"try {max(1, round(ranks / nodes)) * nodes}"
+            )
         if self.service.max_tokens >= self.architecture.context_length:
             raise ValueError(
                 f"service.max_tokens {self.service.max_tokens} must be less than "
                 f"architecture.context_length {self.architecture.context_length}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tensor_ranks_share_equally(self) -> Self:
+        match self.training.strategy:
+            case TensorConfig() as tensor if problem := tensor.misfit(self.architecture.divided_sizes):
+                raise ValueError(problem)
         return self
 
     def canonical(self) -> bytes:

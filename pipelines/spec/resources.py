@@ -128,13 +128,20 @@ class StepResources(Frozen):
 
 
 class TrainingResources(StepResources):
-    """What the pod of a training asks for."""
+    """What each pod of a training asks for, and how many there are."""
+
+    nodes: int = Field(default=1, ge=1, le=1024)
+    """Pods that share out `training.ranks` evenly; several of them are one Indexed Job. `training.max_restarts` says
+    how often a pod that ends before the others is replaced."""
+
+    queue: ObjectName | None = None
+    """LocalQueue of Kueue, which lets the training begin when there is room for all of its pods; null: none."""
 
     cpu: Cpu = "2"
-    """CPU that is kept for the pod, shared out to the ranks."""
+    """CPU that is kept for each pod, shared out to its ranks."""
 
     memory: Size = "4Gi"
-    """Memory of all ranks together, requested and at most."""
+    """Memory of all ranks of a pod together, requested and at most."""
 
     shared_memory: Size = "1Gi"
     """Size of /dev/shm, by which ranks and data loaders exchange tensors; part of `memory`."""

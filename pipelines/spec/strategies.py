@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.spec.base import Frozen
 
@@ -27,7 +28,7 @@ class FsdpConfig(Frozen):
     """Its name."""
 
     cpu_offload: bool = False
-    """Keep shards and optimizer state in the host's memory between uses."""
+    """Keep shards and optimizer state in the host's memory between uses; without GPUs they are there anyway."""
 
     reshard_after_forward: bool = True
     """Give a layer's gathered weights back after its forward pass: less memory, more communication."""
@@ -44,10 +45,10 @@ class TensorConfig(Frozen):
     """Its name."""
 
     tensor_ranks: int = Field(default=2, ge=2)
-    """Ranks that share each matrix; the heads must divide by it, and the ranks too."""
+    """Ranks that share each matrix: heads, feed-forward width, vocabulary and ranks must be multiples of it."""
 
     cpu_offload: bool = False
-    """Keep shards and optimizer state in the host's memory between uses."""
+    """Keep shards and optimizer state in the host's memory between uses; without GPUs they are there anyway."""
 
     reshard_after_forward: bool = True
     """Give a layer's gathered weights back after its forward pass: less memory, more communication."""
@@ -55,6 +56,18 @@ class TensorConfig(Frozen):
     def data_ranks(self, ranks: int) -> int:
         """Return how many groups of ranks learn from different data."""
         return ranks // self.tensor_ranks
+
+    def misfit(self, sizes: Mapping[str, int]) -> str | None:
+        """Return which of a model's sizes the ranks of a group cannot share equally, and what they could; else None."""
+        for field, size in sizes.items():
+            if size % self.tensor_ranks:
+                fitting = (n for n in range(self.tensor_ranks, 1, -1) if not any(each % n for each in sizes.values()))
+                way_out = f"tensor_ranks {found}" if (found := next(fitting, 0)) else "strategy fsdp"
+                return (
+                    f"{field} {size} must be a multiple of training.strategy.tensor_ranks {self.tensor_ranks}; try "
+                    f"{field} {size + -size % self.tensor_ranks}, or {way_out}"
+                )
+        return None
 
 
 class DilocoConfig(Frozen):
@@ -76,11 +89,21 @@ class DilocoConfig(Frozen):
     outer_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Nesterov momentum of the outer step."""
 
-    overlap: bool = True
-    """Exchange while the next inner steps are taken; what was exchanged is applied one round later."""
+    overlap_steps: int = Field(default=10, ge=0)
+    """Inner steps that are taken while an exchange is under way, before its outcome is used; 0: nobody goes on until it
+    is there. The more steps, the slower a link it takes no time on, and the older the outcome."""
 
-    worker_timeout_seconds: float = Field(default=60.0, gt=0.0)
-    """How long the others wait for a slow worker before they go on without it."""
+    worker_timeout_seconds: float = Field(default=20.0, gt=0.0)
+    """How long the others wait for a slow worker before they go on without it; in all, at most twice as long."""
+
+    @model_validator(mode="after")
+    def _outcome_is_used_within_a_round(self) -> Self:
+        if self.overlap_steps > self.inner_steps:
+            raise ValueError(
+                f"overlap_steps {self.overlap_steps} must not exceed inner_steps {self.inner_steps}: an exchange ends "
+                f"before the next begins; try {self.inner_steps // 3}"
+            )
+        return self
 
     def data_ranks(self, ranks: int) -> int:
         """Return how many ranks learn from different data."""
@@ -109,9 +132,10 @@ def _named(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+_Kind = DdpConfig | FsdpConfig | TensorConfig | DilocoConfig | ParameterServerConfig
+_Name = Literal["ddp", "fsdp", "tensor", "diloco", "parameter_server"]
+
 StrategyConfig = Annotated[
-    DdpConfig | FsdpConfig | TensorConfig | DilocoConfig | ParameterServerConfig,
-    Field(discriminator="kind"),
-    BeforeValidator(_named, json_schema_input_type=Any),
+    _Kind, Field(discriminator="kind"), BeforeValidator(_named, json_schema_input_type=_Name | _Kind)
 ]
 """A strategy: its name, or a mapping of its name (`kind`) and settings."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipelines.spec.base import Frozen
-from pipelines.spec.strategies import DdpConfig, ParameterServerConfig, StrategyConfig, TensorConfig
+from pipelines.spec.data import Location
+from pipelines.spec.strategies import DdpConfig, DilocoConfig, ParameterServerConfig, StrategyConfig, TensorConfig
 
 
 class LoraConfig(Frozen):
@@ -32,15 +34,29 @@ class LoraConfig(Frozen):
 class StartConfig(Frozen):
     """Where the weights come from."""
 
-    weights: str = Field(default="", max_length=2000)
+    weights: Location = Field(default="", max_length=2000)
     """Folder of weights in Hugging Face format, as a path or URL (file://, s3://), or `hf://<owner>/<name>`; empty:
-    from scratch."""
+    from scratch. Safetensors only."""
 
     revision: str = Field(default="", max_length=200)
-    """Commit of `hf://` weights."""
+    """Commit, tag or branch of `hf://` weights; empty: the newest. Whichever it is, the digest of what was read is
+    kept."""
 
     lora: LoraConfig | None = None
     """Train adapters only; null: all weights."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.weights.startswith("hf://") and not _REPOSITORY.fullmatch(self.weights):
+            raise ValueError(f"weights {self.weights} must be hf://<owner>/<name>; a commit goes into `revision`")
+        if self.revision and not self.weights.startswith("hf://"):
+            raise ValueError(f"revision {self.revision} is of hf:// weights, got weights {self.weights!r}; remove it")
+        if self.lora and not self.weights:
+            raise ValueError("lora needs `weights` to adapt: random ones are not worth keeping; name some")
+        return self
+
+
+_REPOSITORY = re.compile(r"hf://[\w.-]+/[\w.-]+")
 
 
 class StabilityConfig(Frozen):
@@ -169,8 +185,36 @@ class TrainingConfig(Frozen):
                     f"ranks {self.ranks} must be a multiple of strategy.tensor_ranks {size}; "
                     f"try ranks {max(1, round(self.ranks / size)) * size}"
                 )
+            case DilocoConfig(worker_timeout_seconds=seconds) if self.watchdog.min_seconds <= 2 * seconds:
+                raise ValueError(
+                    f"watchdog.min_seconds {self.watchdog.min_seconds:g} must exceed twice "
+                    f"strategy.worker_timeout_seconds {seconds:g}: so long do workers wait for a lost one; "
+                    f"try {3 * seconds:g}"
+                )
             case ParameterServerConfig() if self.ranks < 2:
                 raise ValueError(f"ranks {self.ranks} must be at least 2: a parameter server, and a worker")
+            case ParameterServerConfig() if self.precision == "fp16":
+                raise ValueError(
+                    f"precision {self.precision} scales the loss, on each worker by another factor: not for a "
+                    "parameter_server; try bf16"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_fits_the_start(self) -> Self:
+        if self.start.lora and isinstance(self.strategy, TensorConfig):
+            raise ValueError("start.lora does not go with strategy tensor, which splits the layers; try strategy fsdp")
+        return self
+
+    @model_validator(mode="after")
+    def _rewinds_together(self) -> Self:
+        if isinstance(self.strategy, DilocoConfig | ParameterServerConfig):
+            for field in ("non_finite", "spike"):
+                if getattr(self.stability, field) == "rewind":
+                    raise ValueError(
+                        f"stability.{field} rewind does not go with strategy {self.strategy.kind}, whose ranks hold "
+                        "models of their own; try skip or stop"
+                    )
         return self
 
     @model_validator(mode="after")

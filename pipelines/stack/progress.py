@@ -83,6 +83,10 @@ def describe(numbers: Mapping[str, float]) -> str:
         "loss": lambda value: f"loss {value:.3f}",
         "tokens_per_second": lambda value: f"{value:,.0f} tokens/s",
         "eta_seconds": lambda value: f"ETA {duration(value)}",
+        "cpu_cores": lambda value: f"{value:.1f} cores",
+        "memory_bytes": lambda value: f"{value / 2**30:.1f} GiB",
+        "gpu_utilization": lambda value: f"GPU {100 * value:.0f} %",
+        "gpu_memory_bytes": lambda value: f"GPU memory {value / 2**30:.1f} GiB",
     }
     for name, form in forms.items():
         if name in left:

@@ -35,7 +35,7 @@ class FileBackend:
             temporary.unlink()
         return True
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes | memoryview) -> None:
         self._write_temporary(path, [data]).replace(self._root / path)
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
@@ -81,7 +81,7 @@ class FileBackend:
     def local_path(self, path: str) -> Path | None:
         return self._root / path
 
-    def _write_temporary(self, path: str, chunks: Iterable[bytes]) -> Path:
+    def _write_temporary(self, path: str, chunks: Iterable[bytes | memoryview]) -> Path:
         target = self._root / path
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
         try:

@@ -49,7 +49,7 @@ class S3Backend:
     def create(self, path: str, data: bytes) -> bool:
         return self._write_if(path, data, {"IfNoneMatch": "*"})
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes | memoryview) -> None:
         self._upload(path, len(data), _piece_of(data))
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
@@ -278,7 +278,7 @@ class _Range:
         return self.size == len(self.data)
 
 
-def _piece_of(data: bytes) -> Piece:
+def _piece_of(data: bytes | memoryview) -> Piece:
     view = memoryview(data)
     return lambda offset, size: bytes(view[offset : offset + size])
 

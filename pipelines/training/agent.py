@@ -25,6 +25,9 @@ def main(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    from pipelines.training import rendezvous
+
+    rendezvous.register()
     try:
         run(parse_args(arguments))
     except ChildFailedError as error:

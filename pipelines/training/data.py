@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,21 @@ import numpy.typing as npt
 
 from pipelines.errors import BadInput
 from pipelines.formats.shards import TokenSplit
+
+NO_TOKEN = -1
+"""In a window: beyond the end of the data."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of each batch."""
+
+    rank: int
+    world_size: int
+    """Shares of each batch."""
+
+    accumulation_steps: int = 1
+    """Micro-batches per step."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +40,13 @@ class BatchOrder:
 
     seed: int
 
-    def windows(self, step: int, *, rank: int, world_size: int, accumulation_steps: int) -> npt.NDArray[np.int64]:
-        """Return the numbers of one rank's windows at a step, shape (accumulation_steps, windows per micro-batch)."""
-        return self._batch(step).reshape(accumulation_steps, world_size, -1)[:, rank]
+    def windows(self, steps: range, share: Share) -> npt.NDArray[np.int64]:
+        """Return the numbers of one rank's windows, shape (len(steps), accumulation_steps, windows per micro-batch)."""
+        batches = self._windows(steps.start * self.batch_size, steps.stop * self.batch_size)
+        return batches.reshape(len(steps), share.accumulation_steps, share.world_size, -1)[:, :, share.rank]
 
-    def _batch(self, step: int) -> npt.NDArray[np.int64]:
-        position, end = step * self.batch_size, (step + 1) * self.batch_size
+    def _windows(self, position: int, end: int) -> npt.NDArray[np.int64]:
+        """Return the windows from one position of the endless sequence of epochs to another."""
         parts = []
         while position < end:
             epoch, offset = divmod(position, self.num_windows)
@@ -41,7 +56,10 @@ class BatchOrder:
 
 
 class WindowedTokens:
-    """A split cut into windows of equal length; the last token of one is the first of the next."""
+    """A split cut into windows of equal length; the last token of one is the first of the next.
+
+    Every token but the first is learnt in exactly one window; the last window is filled up with NO_TOKEN.
+    """
 
     def __init__(self, split: TokenSplit, sequence_length: int) -> None:
         """Cut a split.
@@ -49,20 +67,26 @@ class WindowedTokens:
         Raises:
             BadInput: when the split is shorter than one window.
         """
-        self._split = split
-        self._length = sequence_length
-        self.num_windows = (len(split) - 1) // sequence_length
-        if self.num_windows < 1:
+        if len(split) <= sequence_length:
             raise BadInput(
                 f"training.sequence_length {sequence_length} needs at least {sequence_length + 1} tokens, split "
                 f"{split.name} holds {len(split)}; give more data or a shorter sequence_length"
             )
+        self._split = split
+        self.sequence_length = sequence_length
+        self.num_windows = -(-(len(split) - 1) // sequence_length)
 
-    def read(self, windows: Iterable[int]) -> npt.NDArray[np.int64]:
-        """Return windows by number, shape (n, sequence_length + 1): inputs and, shifted by one, targets."""
-        starts = (int(window) * self._length for window in windows)
-        rows = [self._split.slice(start, start + self._length + 1) for start in starts]
-        return np.stack(rows).astype(np.int64)
+    def read(self, windows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return windows by number, shape (*windows.shape, sequence_length + 1): inputs and, moved by one, targets."""
+        numbers = np.asarray(windows, np.int64)
+        starts, length = numbers.ravel() * self.sequence_length, self.sequence_length + 1
+        rows = np.full((len(starts), length), NO_TOKEN)
+        is_whole = starts + length <= len(self._split)
+        rows[is_whole] = self._split.rows(starts[is_whole], length)
+        for row in np.flatnonzero(~is_whole):
+            tail = self._split.slice(int(starts[row]), len(self._split))
+            rows[row, : len(tail)] = tail
+        return rows.reshape(*numbers.shape, length)
 
 
 @functools.lru_cache(maxsize=2)

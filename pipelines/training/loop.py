@@ -2,71 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import contextlib
+import functools
+from collections.abc import Iterator
 
 import torch
 
 from pipelines.formats.shards import TokenShards
-from pipelines.store import Store
-from pipelines.training import state
-from pipelines.training.checkpoint import Checkpoints
-from pipelines.training.data import BatchOrder, WindowedTokens
+from pipelines.spec import TrainingConfig
+from pipelines.training.checkpoints.checkpointer import open_checkpointer
+from pipelines.training.compilation import compile_layers
+from pipelines.training.data import BatchOrder, Share, WindowedTokens
+from pipelines.training.events import append_event
+from pipelines.training.heartbeat import LiveState, Phase
 from pipelines.training.job import Resumption, TrainingJob
+from pipelines.training.layers import recompute_activations
+from pipelines.training.loader import Loader
+from pipelines.training.loss import NextTokenLoss
+from pipelines.training.machine import leave_record
 from pipelines.training.meter import Meter
 from pipelines.training.metrics import MetricsLog
-from pipelines.training.model import NextTokenLoss, build_model, save_model
-from pipelines.training.optimizer import build_optimizer, set_learning_rate
-from pipelines.training.precision import compute_dtype, deterministic
-from pipelines.training.schedule import learning_rate
+from pipelines.training.optimizer import build_optimizer
+from pipelines.training.pace import Pace
+from pipelines.training.precision import autocast, compute_dtype, deterministic
+from pipelines.training.stability import Rewind, Rewound, Stability
+from pipelines.training.start import save_trained, starting_model
 from pipelines.training.strategies import Strategy
+from pipelines.training.update import Update
 
-READ_EVERY_STEPS = 10
-"""Steps between two readings: the only times, besides checkpoints, when the host waits for the device."""
+FINAL_STEPS = 10
+"""The last reading is about as many steps, whatever the clock says: equal trainings end with equal numbers."""
 
 
-def train(job: TrainingJob, strategy: Strategy) -> None:
+def train(job: TrainingJob, strategy: Strategy, live: LiveState) -> None:
     """Train, from the newest sound checkpoint on, and leave the model in the job's folder.
 
     A training that is told to stop leaves a checkpoint of what it has done, and no model.
 
     Raises:
-        TrainingDiverged: when loss or gradient are not finite; names step and value.
+        TrainingDiverged: when loss or gradient are out of order, and the spec says to stop; names step and value.
         StoreUnavailable: when a checkpoint cannot be written or read.
     """
-    training = Training(job, strategy)
-    if not training.run():
+    training = _trained(job, strategy, live)
+    if training is None:
         return
+    live.phase = Phase.ENDING
     strategy.finish(training.model)
     weights = strategy.full_weights(training.model)
     if strategy.rank == 0:
-        save_model(training.model, weights, job.tokenizer, job.model_folder)
+        save_trained(job, training.model, weights)
+    leave_record(job, strategy, training.model)
+
+
+def _trained(job: TrainingJob, strategy: Strategy, live: LiveState) -> Training | None:
+    """Train to the end, going back as often as the spec's policies say; return None when told to stop."""
+    rewound = Rewound()
+    while True:
+        live.phase = Phase.STARTING
+        training = Training(job, strategy, live, rewound)
+        try:
+            return training if training.run() else None
+        except Rewind as rewind:
+            rewound = rewind.rewound
+        del training  # its memory is needed for the next one
 
 
 class Training:
     """What one rank holds while it trains."""
 
-    def __init__(self, job: TrainingJob, strategy: Strategy) -> None:
+    def __init__(
+        self, job: TrainingJob, strategy: Strategy, live: LiveState | None = None, rewound: Rewound | None = None
+    ) -> None:
         config = job.training
         self._config = config
         self._strategy = strategy
         self._stop_file = job.stop_file
+        self._live = live or LiveState()
         shards = TokenShards.open(job.tokens)
-        self._tokens = WindowedTokens(shards.split("train"), config.sequence_length)
-        self._order = BatchOrder(self._tokens.num_windows, config.batch_size, config.seed)
-        model = build_model(
-            job.architecture, vocabulary_size=shards.vocabulary_size, eos_id=shards.eos_id, seed=config.seed
+        self._loader = _open_loader(shards, config, strategy)
+        self.model = starting_model(job)
+        if config.compile:
+            compile_layers(self.model)
+        if config.activation_checkpointing:
+            recompute_activations(self.model)
+        module = strategy.shard(NextTokenLoss(self.model))
+        optimizer = build_optimizer(self.model, config, strategy.device)
+        dtype = compute_dtype(config.precision, strategy.device)
+        self._autocast = autocast(dtype, strategy.device)
+        with self._autocast:
+            self._module = strategy.wrap(module, self._loader.example())
+        self._checkpointer = open_checkpointer(job, strategy, self.model, optimizer, shards.vocabulary_size)
+        self._stability = Stability(
+            config.stability,
+            strategy,
+            tell=functools.partial(append_event, job.incidents_file),
+            rewound=rewound,
+            overflow_is_usual=dtype is torch.float16,
         )
-        self.model = strategy.shard(model.to(strategy.device))
-        self._optimizer = build_optimizer(self.model, config, strategy.device)
-        self._dtype = compute_dtype(config.precision, strategy.device)
-        self._module = strategy.wrap(NextTokenLoss(self.model), self._batch([0]))
-        self._checkpoints = Checkpoints(Store(job.store_url), job.checkpoints)
+        self._update = Update(
+            self.model, optimizer, config=config, strategy=strategy, stability=self._stability, dtype=dtype
+        )
         self._done = 0
         history = self._resume(job)
         self._log = MetricsLog(job.metrics_file, history) if strategy.rank == 0 else None
         seconds_before = self._log.seconds_before if self._log else 0.0
-        self._meter = Meter(config, strategy, done=self._done, seconds_before=seconds_before)
+        self._meter = Meter(config, strategy, self._stability, done=self._done, seconds_before=seconds_before)
+        self._is_paced_by_clock = job.read_every_steps is None
+        self._pace = Pace(strategy, done=self._done, every_steps=job.read_every_steps)
 
     def run(self) -> bool:
         """Take the steps that are not done yet, with a reading and a checkpoint now and then and at the end.
@@ -74,56 +116,62 @@ class Training:
         Returns:
             False when the training was told to stop before its last step.
         """
-        with deterministic(self._strategy.device):
-            for step in range(self._done, self._config.max_steps):
-                self._step(step)
-                self._done = step + 1
-                is_stopped = self._strategy.any_rank(self._stop_file.exists())
-                self._read_and_save(is_stopped=is_stopped)
-                if is_stopped and self._done < self._config.max_steps:
-                    return False
-        return True
+        ahead = self._stability.left_out_steps
+        batches = self._loader.batches(range(self._done + ahead, self._config.max_steps + ahead))
+        with deterministic(self._strategy.device), self._saved_before_going_back(), contextlib.closing(batches):
+            for batch in batches:
+                self._step(batch)
+                if self._look_up():
+                    break
+        with self._live.during(Phase.SAVING):
+            self._checkpointer.wait()
+        return self._done == self._config.max_steps
 
-    def _read_and_save(self, *, is_stopped: bool) -> None:
+    @contextlib.contextmanager
+    def _saved_before_going_back(self) -> Iterator[None]:
+        """Let a checkpoint that is being written be complete before it is looked for."""
+        try:
+            yield
+        except Rewind:
+            with self._live.during(Phase.SAVING):
+                self._checkpointer.wait()
+            raise
+
+    def _step(self, batch: torch.Tensor) -> None:
+        """Learn from a batch of shape (accumulation_steps, windows, sequence_length + 1)."""
+        losses = []
+        for number, windows in enumerate(batch, start=1):
+            with self._strategy.micro_batch(self._module, last=number == len(batch)):
+                with self._autocast:
+                    loss = self._module(windows)
+                self._update.backward(loss)
+            losses.append(loss.detach())
+        mean = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+        norm = self._update.apply(self._done, mean)
+        self._done += 1
+        self._strategy.after_step(self.model, self._done)
+        self._meter.add(mean, norm)
+        self._live.stepped(self._done)
+
+    def _look_up(self) -> bool:
+        """Read and save when it is time, the only time when the host waits for the device; return whether to end."""
+        is_due = self._pace.is_due(self._done)
+        is_stopped = is_due and self._strategy.agree_to_stop(self._stop_file.exists())
         is_last = self._done == self._config.max_steps
         is_checkpoint = is_last or is_stopped or self._done % self._config.checkpoint_every_steps == 0
-        if is_checkpoint or self._done % READ_EVERY_STEPS == 0:
+        if is_checkpoint or self._is_reading_due(is_due):
             self._read()
         if is_checkpoint:
             self._save()
+        if is_due and not is_last:
+            self._pace.go_on(self._done)
+        return is_stopped
 
-    def _step(self, step: int) -> None:
-        config, strategy = self._config, self._strategy
-        set_learning_rate(self._optimizer, learning_rate(step, config))
-        micro_batches = self._order.windows(
-            step,
-            rank=strategy.data_rank,
-            world_size=strategy.data_world_size,
-            accumulation_steps=config.accumulation_steps,
-        )
-        total = torch.zeros((), device=strategy.device)
-        for number, windows in enumerate(micro_batches, start=1):
-            with strategy.micro_batch(self._module, last=number == len(micro_batches)):
-                with self._autocast():
-                    loss = self._module(self._batch(windows)) / len(micro_batches)
-                loss.backward()
-            total += loss.detach()
-        norm = strategy.clip(self.model, config.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        strategy.after_step(self.model, step + 1)
-        self._meter.add(total, norm)
-
-    def _batch(self, windows: Iterable[int]) -> torch.Tensor:
-        batch = torch.from_numpy(self._tokens.read(windows))
-        if self._strategy.device.type == "cuda":
-            return batch.pin_memory().to(self._strategy.device, non_blocking=True)
-        return batch
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        enabled = self._dtype is not torch.float32
-        context: AbstractContextManager[None] = torch.autocast(self._strategy.device.type, self._dtype, enabled=enabled)
-        return context
+    def _is_reading_due(self, is_due: bool) -> bool:
+        steps_left = self._config.max_steps - self._done
+        if self._is_paced_by_clock:
+            return steps_left == FINAL_STEPS or (is_due and steps_left > FINAL_STEPS)
+        return is_due
 
     def _read(self) -> None:
         reading = self._meter.read()
@@ -131,22 +179,25 @@ class Training:
             self._log.append(reading)
 
     def _save(self) -> None:
-        generators = self._strategy.gather(state.generators(self._strategy.device))
-        if self._log:
-            files = state.capture(self.model, self._optimizer, generators, self._log.content())
-            self._checkpoints.save(self._done, files, keep=self._config.keep_checkpoints)
+        metrics = self._log.content() if self._log else b""
+        with self._live.during(Phase.SAVING):
+            progress = {**self._stability.progress(), **self._update.progress()}
+            self._checkpointer.save(self._done, progress=progress, metrics=metrics)
 
     def _resume(self, job: TrainingJob) -> bytes:
-        """Go on from the newest sound checkpoint, which rank 0 chooses; return its metrics."""
-        checkpoint, damages = None, list[str]()
+        """Go on from the newest sound checkpoint, and say which that is; return its metrics."""
+        resumed = self._checkpointer.resume()
         if self._strategy.rank == 0:
-            checkpoint, damages = self._checkpoints.newest()
-            resumption = Resumption(step=checkpoint.step if checkpoint else 0, damages=tuple(damages))
+            resumption = Resumption(step=resumed.step, damages=resumed.damages)
             job.resumption_file.write_text(resumption.model_dump_json(), encoding="utf-8")
-        self._done = self._strategy.from_first(checkpoint.step if checkpoint else 0)
-        if self._done == 0:
-            return b""
-        if checkpoint is None:
-            checkpoint = self._checkpoints.load(self._done)
-        state.restore(checkpoint.files, self.model, self._optimizer, self._strategy.rank)
-        return checkpoint.files[state.METRICS]
+        self._done = resumed.step
+        self._stability.restore(self._done, resumed.progress)
+        self._update.restore(resumed.progress)
+        return resumed.metrics
+
+
+def _open_loader(shards: TokenShards, config: TrainingConfig, strategy: Strategy) -> Loader:
+    tokens = WindowedTokens(shards.split("train"), config.sequence_length)
+    order = BatchOrder(tokens.num_windows, config.batch_size, config.seed)
+    share = Share(strategy.data_rank, strategy.data_world_size, config.accumulation_steps)
+    return Loader(tokens, order, share, strategy.device)

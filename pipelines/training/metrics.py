@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,6 +35,12 @@ class Reading(Frozen):
     eta_seconds: float
     at: float
     """Seconds since the epoch."""
+
+    memory_bytes: int = 0
+    """What rank 0 held at most so far: of its GPU, or resident in the host's memory."""
+
+    num_incidents: int = 0
+    """Losses and gradients that were out of order so far."""
 
 
 class MetricsLog:
@@ -74,16 +81,46 @@ def parse_readings(lines: Iterable[str]) -> Iterable[Reading]:
 
 def write_tensorboard(readings: Sequence[Reading], folder: Path) -> None:
     """Write readings as TensorBoard events, with the times at which they were taken."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = EventFileWriter(str(folder))
+    log = TensorBoardLog(folder)
     for reading in readings:
-        values = [
-            Summary.Value(tag=f"training/{name}", simple_value=getattr(reading, name))
-            for name in ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-        ]
-        writer.add_event(Event(wall_time=reading.at, step=reading.step, summary=Summary(value=values)))
-    writer.close()
+        log.append(reading, {})
+    log.close()
+
+
+class TensorBoardLog:
+    """TensorBoard events in one file, which grows."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder))
+        self._step: float = math.inf
+
+    def append(self, reading: Reading, others: Mapping[str, float]) -> None:
+        """Write a reading, and other numbers by their tags.
+
+        A reading that goes back first tells TensorBoard to forget later steps: the training went back, too, or began
+        where an earlier file of the same folder went on.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if reading.step <= self._step:
+            started = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=reading.at, step=reading.step, session_log=started))
+        self._step = reading.step
+        numbers = {**{f"training/{name}": getattr(reading, name) for name in _SHOWN}, **others}
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+        self._writer.add_event(Event(wall_time=reading.at, step=reading.step, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        """Return when everything is in the file."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+
+
+_SHOWN = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "memory_bytes", "num_incidents")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from pipelines.errors import BadInput
@@ -75,19 +74,6 @@ def _sizes(architecture: ArchitectureConfig) -> dict[str, Any]:
     if architecture.model_type == "mistral":
         sizes["sliding_window"] = None
     return sizes
-
-
-class NextTokenLoss(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """A causal language model with its loss inside, so that a wrapper sees one forward pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy in nats of the next token; `windows` has shape (batch, sequence_length + 1)."""
-        logits = self.model(input_ids=windows[:, :-1], use_cache=False).logits
-        return functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
 
 
 def save_model(model: nn.Module, weights: Mapping[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:

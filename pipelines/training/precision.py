@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,22 @@ def compute_dtype(precision: Literal["auto", "bf16", "fp16", "fp32"], device: to
     if precision == "bf16" or _computes_bf16(device):
         return torch.bfloat16
     return torch.float32
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
+    """Return what matrix products are computed in; made once, it can be entered again and again."""
+    if dtype is torch.float32:
+        return contextlib.nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(device.type, dtype)
+    return context
+
+
+def gradient_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
+    """Return what keeps small gradients from vanishing in float16; in other types it does nothing.
+
+    Micikevicius et al., "Mixed Precision Training", 2018.
+    """
+    return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
+import faulthandler
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.errors import ExitCode, SlipwayError, StoreUnavailable
+from pipelines.spec import DilocoConfig
 from pipelines.training.agent import die_with_agent
+from pipelines.training.failure import leave_reason, prepare_reason
+from pipelines.training.hangs import STACK_SIGNAL, stack_file
 from pipelines.training.job import TrainingJob
+from pipelines.training.out_of_memory import explain_refusal
+from pipelines.training.shield import shield_others
 
 
 def main(job_file: str) -> int:
@@ -19,30 +26,49 @@ def main(job_file: str) -> int:
     die_with_agent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     job = TrainingJob.load(Path(job_file))
-    failure = job.failures_folder / f"rank-{os.environ['RANK']}.json"
-    failure.unlink(missing_ok=True)
+    if isinstance(job.training.strategy, DilocoConfig) and os.environ["RANK"] != "0":  # rank 0 leaves the model
+        shield_others()
+    reason = prepare_reason(job)
     try:
-        _train(job)
+        with _telling_its_stack(stack_file(job, int(os.environ["RANK"]))):
+            _train(job)
     except SlipwayError as error:
-        failure.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}), encoding="utf-8")
-        return error.exit_code
+        return leave_reason(reason, error)
     return ExitCode.DONE
 
 
+@contextlib.contextmanager
+def _telling_its_stack(file: Path) -> Iterator[None]:
+    """Let a signal write every thread's stack to a file, also while this process waits inside a library."""
+    with file.open("w", encoding="utf-8") as stream:
+        faulthandler.register(STACK_SIGNAL, stream)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(STACK_SIGNAL)
+
+
 def _train(job: TrainingJob) -> None:
+    from pipelines.training.heartbeat import LiveState, beating
     from pipelines.training.loop import train
     from pipelines.training.strategies import open_strategy
 
-    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    attempt, live = os.environ["TORCHELASTIC_RESTART_COUNT"], LiveState()
     try:
-        with open_strategy(job.training, job.workspace / f"rendezvous-{attempt}") as strategy:
-            train(job, strategy)
+        rendezvous = job.workspace / f"rendezvous-{attempt}" if job.place.num_nodes == 1 else None
+        with beating(live, job.heartbeats_folder), open_strategy(job.training, rendezvous) as strategy:
+            train(job, strategy, live)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise StoreUnavailable(
             f"training: no space left in {job.workspace}; free space, then clear the task"
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        refused = explain_refusal(error, job.training)
+        if refused is None:
+            raise
+        raise refused from error
 
 
 if __name__ == "__main__":

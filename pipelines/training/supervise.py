@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-from pipelines import errors, process
-from pipelines.errors import RanksFailed, SlipwayError, StoreUnavailable, TrainingStopped
-from pipelines.settings import REPOSITORY
+from pipelines import process
+from pipelines.errors import RanksFailed, SlipwayError, TrainingStopped
+from pipelines.settings import REPOSITORY, read_settings
+from pipelines.training.events import EventKind
+from pipelines.training.failure import TAIL_LINES, death_in, ending, explain_failure, final_reason
+from pipelines.training.hangs import HangBreaker
+from pipelines.training.heartbeat import read_heartbeats
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.launch import agent_command, num_cores, rank_environment
-from pipelines.training.metrics import Reading, parse_readings
+from pipelines.training.out_of_memory import MemoryGroup, explain_kill
+from pipelines.training.progress import Progress, Report
+from pipelines.training.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-LOG_SECONDS = 10.0
-"""Least time between two progress lines in the log."""
 
 GRACE_SECONDS = 2.0
 """How long torchrun may take to end its ranks before it is killed; the kernel then ends the ranks."""
-
-_TAIL_LINES = 15
-
-Report = Callable[..., None]
 
 
 def supervise(job: TrainingJob, report: Report) -> Resumption:
@@ -41,39 +38,51 @@ def supervise(job: TrainingJob, report: Report) -> Resumption:
 
     Raises:
         TrainingStopped: SIGTERM came before the last step; what was done is saved.
-        TrainingDiverged: the loss stopped being a finite number.
+        TrainingDiverged: the loss was out of order, and the spec says to stop then.
+        OutOfMemory: a rank was given no more memory; says how much there is, and what would fit.
         StoreUnavailable: a checkpoint could not be written or read.
-        RanksFailed: a rank died; carries the last lines of its log.
+        RanksFailed: a rank died, or hung and was ended; carries its stack, or the last lines of its log.
     """
     job.save()
-    command = agent_command(
-        job.file,
-        ranks=job.training.ranks,
-        max_restarts=job.training.max_restarts,
-        workspace=job.workspace,
-        logs=job.logs_folder,
-    )
-    environment = rank_environment(os.environ, ranks=job.training.ranks, num_cores=num_cores(os.environ))
-    group = process.Group(command, environment=environment, directory=REPOSITORY)
-    logger.info("training: %d ranks, %s threads each", job.training.ranks, environment["OMP_NUM_THREADS"])
-    output: deque[str] = deque(maxlen=_TAIL_LINES)
-    reader = threading.Thread(target=lambda: output.extend(group.lines()), name="torchrun output", daemon=True)
+    group = _start(job)
+    telemetry = Telemetry.of(job, read_settings())
+    watch = Watch(job, report, telemetry)
+    reader = threading.Thread(target=lambda: watch.hear(group.lines()), name="torchrun output", daemon=True)
     reader.start()
-    progress = Progress(job, report)
     try:
         with _saved_at_sigterm(job):
             while reader.is_alive():
                 reader.join(POLL_SECONDS)
-                progress.forward()
+                watch.look()
     except BaseException:
         group.stop(GRACE_SECONDS)
         group.wait()
         raise
+    finally:
+        telemetry.close()
     if group.wait() != 0:
-        raise explain_failure(job, list(output))
+        raise watch.explain_failure()
     if job.stop_file.exists() and not job.model_folder.exists():
         raise TrainingStopped("training: told to end; what was done is saved, and the next try goes on from there")
-    return progress.resumption or Resumption(step=0)
+    return watch.progress.resumption or Resumption(step=0)
+
+
+def _start(job: TrainingJob) -> process.Group:
+    command = agent_command(
+        job.file,
+        ranks=job.training.ranks,
+        max_restarts=job.training.max_restarts,
+        place=job.place,
+        join_seconds=job.training.watchdog.start_seconds,
+        workspace=job.workspace,
+        logs=job.logs_folder,
+    )
+    environment = rank_environment(
+        os.environ, ranks=job.training.ranks, num_cores=num_cores(os.environ), place=job.place
+    )
+    group = process.Group(command, environment=environment, directory=REPOSITORY)
+    logger.info("training: %d ranks, %s threads each", job.training.ranks, environment["OMP_NUM_THREADS"])
+    return group
 
 
 @contextlib.contextmanager
@@ -94,102 +103,63 @@ def _saved_at_sigterm(job: TrainingJob) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Progress:
-    """Follows rank 0's files and passes on what is new."""
+class Watch:
+    """Everything that is looked after while torchrun runs."""
 
-    def __init__(self, job: TrainingJob, report: Report) -> None:
+    def __init__(self, job: TrainingJob, report: Report, telemetry: Telemetry) -> None:
         self._job = job
-        self._report = report
-        self._offset = 0
-        self._logged_at = 0.0
-        self.resumption: Resumption | None = None
-        """Where the newest attempt went on; None before it said so."""
+        self._output: deque[str] = deque(maxlen=TAIL_LINES)
+        self._hangs = HangBreaker(job)
+        self._memory = MemoryGroup.of_this_process()
+        self._kills_before = self._memory.num_kills()
+        self._death: tuple[int, int] | None = None
+        self.progress = Progress(job, report, telemetry)
 
-    def forward(self) -> None:
-        """Pass on a resumption and the newest reading. A store that is away is no reason to stop a training."""
-        self._forward_resumption()
-        reading = self._newest_reading()
-        if reading is None:
-            return
-        if time.monotonic() - self._logged_at >= LOG_SECONDS or reading.step == self._job.training.max_steps:
-            self._logged_at = time.monotonic()
-            logger.info(_TEMPLATE, reading.step, self._job.training.max_steps, reading.loss, reading.tokens_per_second)
-        try:
-            self._report(
-                max_steps=self._job.training.max_steps,
-                **reading.model_dump(include={"step", "loss", "tokens_per_second", "eta_seconds", "seconds"}),
-            )
-        except StoreUnavailable as error:
-            logger.warning("training: progress not reported: %s", error)
+    def hear(self, lines: Iterator[str]) -> None:
+        """Take what torchrun prints."""
+        for line in lines:
+            self._output.append(line)
+            if death := death_in(line):
+                self._death = self._global_rank(death[0]), death[1]
 
-    def _forward_resumption(self) -> None:
-        resumption = read_resumption(self._job.resumption_file)
-        if resumption is None or resumption == self.resumption:
-            return
-        self.resumption = resumption
-        for damage in resumption.damages:
-            logger.warning("training: %s; going back to the checkpoint before", damage)
-        if resumption.step:
-            logger.info("training: going on after step %d of %d", resumption.step, self._job.training.max_steps)
+    def look(self) -> None:
+        """Pass on what is new, and end what hangs.
 
-    def _newest_reading(self) -> Reading | None:
-        """Return the newest whole line since the last call."""
-        try:
-            with self._job.metrics_file.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self._offset:
-                    self._offset = 0  # a restarted rank began the file anew
-                file.seek(self._offset)
-                new = file.read()
-        except FileNotFoundError:
+        Raises:
+            SlipwayError: a rank's own reason that every restart would meet again.
+        """
+        beats = read_heartbeats(self._job.heartbeats_folder)
+        attempt = max((beat.attempt for beat in beats.values()), default=0)
+        if attempt > self.progress.num_restarts:
+            self.progress.restarted(attempt, self._why_restarted())
+        self.progress.forward(beats)
+        if hung := self._hangs.look(beats):
+            self.progress.tell(EventKind.HANG, self._hangs.stories[hung.rank])
+        if reason := final_reason(self._job) or self._final_kill():
+            raise reason
+
+    def explain_failure(self) -> SlipwayError:
+        """Return why torchrun ended with an error."""
+        return explain_failure(self._job, list(self._output), self._explain_kill)
+
+    def _why_restarted(self) -> str:
+        return f"rank {self._death[0]} {ending(self._death[1])}" if self._death else "torchrun does not say why"
+
+    def _final_kill(self) -> SlipwayError | None:
+        """Return why a rank was killed when every restart would end so."""
+        if self._death is None or self._death[1] != -signal.SIGKILL:
             return None
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        readings = list(parse_readings(whole.decode().splitlines()))
-        return readings[-1] if readings else None
+        reason = self._explain_kill(self._death[0])
+        return None if reason is None or reason.retryable else reason
 
+    def _explain_kill(self, rank: int) -> SlipwayError | None:
+        """Return who sent SIGKILL to a rank, if that is known."""
+        if story := self._hangs.stories.get(rank):
+            return RanksFailed(f"training: {story}\nIt was ended; a retry goes on from the newest checkpoint")
+        if self._memory.num_kills() == self._kills_before:
+            return None
+        return explain_kill(rank, self.progress.peak_memory_bytes, self._memory.limit_bytes(), self._job.training)
 
-_TEMPLATE = "training: step %d of %d, loss %.3f, %.0f tokens/s"
-
-
-def read_resumption(file: Path) -> Resumption | None:
-    """Return what rank 0 said, or None while it has not."""
-    try:
-        return Resumption.model_validate_json(file.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def explain_failure(job: TrainingJob, output: list[str]) -> SlipwayError:
-    """Return why a training failed: a rank's own reason, else how the first rank to die ended and its last lines."""
-    for reason in sorted(job.failures_folder.glob("rank-*.json")):
-        told = json.loads(reason.read_bytes())
-        error: SlipwayError = getattr(errors, told["kind"])(told["message"])
-        return error
-    death = job.workspace / "failure.json"
-    if not death.is_file():
-        return RanksFailed(f"training: torchrun ended; its last lines:\n{_indent(output)}")
-    told = json.loads(death.read_bytes())
-    rank, lines = told["rank"], _last_lines(job.logs_folder, told["rank"])
-    return RanksFailed(
-        f"training: rank {rank} {_ending(told['exit_code'])}; a retry goes on from the newest checkpoint. "
-        f"Last lines of its log:\n{_indent(lines)}"
-    )
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        return f"was ended by {name}{' (killed, or out of memory)' if -exit_code == signal.SIGKILL else ''}"
-    return f"ended with exit status {exit_code}"
-
-
-def _last_lines(logs: Path, rank: int) -> list[str]:
-    """Return the end of a rank's newest log; the names are torchrun's."""
-    found = sorted(logs.glob(f"*/attempt_*/{rank}/stderr.log"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        return []
-    return found[-1].read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
-
-
-def _indent(lines: list[str]) -> str:
-    return "\n".join(f"    {line}" for line in lines) or "    (nothing)"
+    def _global_rank(self, local_rank: int) -> int:
+        place = self._job.place
+        return place.node_rank * place.local_ranks(self._job.training.ranks) + local_rank

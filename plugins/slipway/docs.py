@@ -18,6 +18,7 @@ TASKS = {
     "bake": "Watches the new version at 100 %, then drains and stops the old copy.",
     "approve_users": "Asks a person before the first user reaches the new version; looks go on meanwhile.",
     "approve_promotion": "Asks a person before all users reach the new version; looks go on meanwhile.",
+    "reap": "Removes pods, Jobs and Services on the cluster that no task waits for.",
     "return": "Returns a service to a version that was in production; aborts a running rollout first.",
     "record": "Reads again what serves and records the release. Fails when anything before it failed.",
     "rollback": "Brings the old version back when the rollout failed. Skipped when there is nothing to take back.",

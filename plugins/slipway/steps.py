@@ -25,8 +25,10 @@ def step_task(task_id: str, **arguments: Any) -> BaseOperator:
     if Settings().platform == "local":
         return StepOperator(task_id=task_id, **arguments)
     from slipway.pods.operator import StepPodOperator  # its imports take seconds
+    from slipway.pods.training import TrainingPodOperator
 
-    return StepPodOperator(task_id=task_id, **arguments)
+    operator = TrainingPodOperator if task_id == "train" else StepPodOperator
+    return operator(task_id=task_id, **arguments)
 
 
 class StepOperator(LifecycleOperator):

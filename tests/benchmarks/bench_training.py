@@ -1,134 +1,99 @@
-"""Benchmark of the training loop: Slipway's own against a bare torch loop on the same model, data and optimizer.
+"""Benchmark of the training loop against a bare loop, two other frameworks, and a torch DataLoader.
 
     python -m tests.benchmarks.bench_training
 
-Bar: >= 0.95x the tokens/s of the bare loop. Rounds are paired and interleaved, so a busy machine slows both sides
-alike. Slipway's side also pays for its readings and for the checkpoint at its end.
+Bars: the framework adds <= 1 % CPU to a step of about 90 ms, and <= 0.05 ms to the smallest step; a step with the
+loader takes <= 1.01x the time of one whose data is on the device; the loader gives >= 20x the batches per second of a
+torch DataLoader over single samples. Rounds are paired and interleaved, so a busy machine slows both sides alike. The
+other frameworks live in an environment of their own (`--peers`), which the first run makes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from pipelines.formats.shards import EncodedDocument, write_shards
-from pipelines.spec import ArchitectureConfig, TrainingConfig
-from pipelines.training.job import TrainingJob
-from pipelines.training.loop import Training
-from pipelines.training.model import build_model
-from pipelines.training.strategies.single import SingleRank
+from pipelines.settings import REPOSITORY
+from tests.benchmarks.training_loading import step_time_ratios, throughput_ratios
+from tests.benchmarks.training_peers import install_peers
+from tests.benchmarks.training_tax import SIZES
 
-BAR = 0.95
-VOCABULARY_SIZE = 2048
-NUM_TOKENS = 100_000
-ARCHITECTURE = ArchitectureConfig(hidden_size=128)
-CPU = torch.device("cpu")
+PEERS = Path(tempfile.gettempdir()) / "slipway-training-peers"
+MILLISECONDS = 1000.0
 
 
-def make_job(folder: Path, steps: int) -> TrainingJob:
-    """Lay out a training of the demo's size on random tokens, with one checkpoint at its end."""
-    tokens = np.random.default_rng(0).integers(1, VOCABULARY_SIZE, NUM_TOKENS)
-    write_shards(
-        folder / "tokens",
-        {"train": [EncodedDocument(id="all", tokens=tokens)]},
-        vocabulary_size=VOCABULARY_SIZE,
-        eos_id=0,
-    )
-    job = TrainingJob(
-        architecture=ARCHITECTURE,
-        training=TrainingConfig(max_steps=steps, warmup_steps=1, batch_size=4, checkpoint_every_steps=steps),
-        tokens=folder / "tokens",
-        tokenizer=folder,
-        workspace=folder / "work",
-        store_url=f"file://{folder / 'store'}",
-        checkpoints="checkpoints/bench",
-    )
-    job.save()
-    return job
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long one side took."""
-
-    wall: float
-    cpu: float
-    """Of all threads: not disturbed by what else the machine does."""
-
-
-class Stopwatch:
-    """Started when it is made."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def read(self) -> Seconds:
-        """Return the time since the start."""
-        return Seconds(time.perf_counter() - self._wall, time.process_time() - self._cpu)
-
-
-def run_slipway(job: TrainingJob, number: int) -> Seconds:
-    """Take all steps with Slipway's loop."""
-    training = Training(job.model_copy(update={"checkpoints": f"checkpoints/{number}"}), SingleRank(CPU))
-    watch = Stopwatch()
-    training.run()
-    return watch.read()
-
-
-def run_bare(job: TrainingJob) -> Seconds:
-    """Take as many steps with a loop that does nothing but train, from tokens in memory."""
-    config = job.training
-    model = build_model(job.architecture, vocabulary_size=VOCABULARY_SIZE, eos_id=0, seed=config.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
-    shape = (config.max_steps, config.batch_size, config.sequence_length + 1)
-    batches = torch.from_numpy(np.random.default_rng(1).integers(1, VOCABULARY_SIZE, shape))
-    watch = Stopwatch()
-    for batch in batches:
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return watch.read()
-
-
-def run_pair(job: TrainingJob, number: int) -> tuple[Seconds, Seconds]:
-    """Measure both sides, the one first that was second in the round before."""
-    if number % 2:
-        bare = run_bare(job)
-        return run_slipway(job, number), bare
-    return run_slipway(job, number), run_bare(job)
-
-
-def describe(name: str, ratios: list[float]) -> str:
+def describe(name: str, ratios: Sequence[float]) -> str:
     """Return the median of paired ratios with a bootstrap interval."""
-    resampled = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
+    return f"{name}: {_median(ratios, 'x', 3)}"
+
+
+def _median(values: Sequence[float], unit: str, digits: int) -> str:
+    resampled = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return f"{name}: {statistics.median(ratios):.3f}x (95 % CI {low:.3f}-{high:.3f}, {len(ratios)} rounds)"
+    median = statistics.median(values)
+    return f"{median:.{digits}f}{unit} (95 % CI {low:.{digits}f}-{high:.{digits}f}, {len(values)} rounds)"
+
+
+def describe_tax(python: str, framework: str, size: str, rounds: int) -> str:
+    """Measure one framework in a process of its own, and say what it adds to a step."""
+    done = subprocess.run(
+        [python, "-m", "tests.benchmarks.training_tax", framework, size, "--rounds", str(rounds)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    pairs = [(found["framework"], found["bare"]) for found in json.loads(done.stdout.splitlines()[-1])]
+    step = statistics.median(bare[0] for _, bare in pairs) * MILLISECONDS
+    wall = [(own[0] - bare[0]) * MILLISECONDS for own, bare in pairs]
+    cpu = [(own[1] - bare[1]) * MILLISECONDS for own, bare in pairs]
+    share = [100 * (own[1] / bare[1] - 1) for own, bare in pairs]
+    return (
+        f"{framework} over a bare loop of {step:.2f} ms a step: {_median(wall, ' ms', 3)}; "
+        f"CPU {_median(cpu, ' ms', 3)}, {_median(share, ' %', 2)}"
+    )
+
+
+def in_fresh_folder(measure: Callable[[Path, str, int], list[float]], size: str, rounds: int) -> list[float]:
+    """Measure in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        return measure(Path(name), size, rounds)
+
+
+def describe_circumstances() -> str:
+    """Return versions and load."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
+    return f"{versions}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> None:
-    """Run paired rounds and print the ratios with their intervals."""
+    """Run paired rounds and print what they came to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="paired rounds (default 9)")
-    parser.add_argument("--steps", type=int, default=20, help="optimizer steps per round and side (default 20)")
+    parser.add_argument("--peers", type=Path, default=PEERS, help=f"environment of the others (default {PEERS})")
+    parser.add_argument("--alone", action="store_true", help="leave the other frameworks out")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        job = make_job(Path(name), arguments.steps)
-        run_bare(job)  # first calls allocate
-        pairs = [run_pair(job, number) for number in range(arguments.rounds)]
-    tokens = arguments.steps * job.training.batch_size * job.training.sequence_length
-    print(f"training: {tokens / statistics.median(slipway.wall for slipway, _ in pairs):,.0f} tokens/s in one process")
-    print(describe(f"training over a bare torch loop, bar {BAR:g}x", [bare.wall / own.wall for own, bare in pairs]))
-    print(describe("the same per CPU second", [bare.cpu / own.cpu for own, bare in pairs]))
+    print(describe_circumstances())
+    peers = "" if arguments.alone else str(install_peers(arguments.peers))
+    for size in SIZES:
+        print(describe_tax(sys.executable, "slipway", size, arguments.rounds), flush=True)
+        for framework in ("transformers", "lightning") if peers else ():
+            print(describe_tax(peers, framework, size, arguments.rounds), flush=True)
+        ratios = in_fresh_folder(step_time_ratios, size, arguments.rounds)
+        print(describe(f"CPU of a {size} step with the loader over data on the device, bar 1.01x", ratios), flush=True)
+    ratios = in_fresh_folder(throughput_ratios, "large", arguments.rounds)
+    print(describe("loader over a torch DataLoader, batches/s, bar 20x", ratios))
+    print(describe_circumstances())
 
 
 if __name__ == "__main__":

@@ -48,10 +48,12 @@ class PodCase:
     cluster: Cluster
     settings: Settings
     told: Path
+    step: str = "freeze"
+    """The step that the task runs."""
 
     def tell(self, **behaviour: Any) -> None:
         """Say what the step's process does, as `tests/fake_step.py` has it."""
-        self.told.write_text(json.dumps({"freeze": behaviour}), encoding="utf-8")
+        self.told.write_text(json.dumps({self.step: behaviour}), encoding="utf-8")
 
     def write_spec(self, **resources: Any) -> None:
         """Write the spec file with what the first step's pod gets."""

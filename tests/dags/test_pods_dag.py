@@ -45,7 +45,8 @@ def test_the_platform_changes_the_operators_of_work_steps_and_nothing_else(
     assert has_provider
     assert edges_on_cluster == edges
     assert {task for task in pods if pods[task] != local[task]} == set(WORK_STEPS)
-    assert {pods[step] for step in WORK_STEPS} == {"StepPodOperator"}
+    assert {step for step in WORK_STEPS if pods[step] == "StepPodOperator"} == {*WORK_STEPS} - {"train"}
+    assert pods["train"] == "TrainingPodOperator"
 
 
 def test_steps_in_pods_hand_their_receipts_on_and_fail_as_on_one_machine(

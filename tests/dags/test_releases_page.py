@@ -126,7 +126,8 @@ def abort(rollout: Rollout) -> dict[str, Any]:
     return {"service": "tiny", "rollout": rollout.id}
 
 
-ROUTES = ("", "services", "static/page.js", "static/page.css", "static/icon.svg", "reports/1", "receipts/1")
+PAGES = ("", "services", "static/page.js", "static/page.css", "static/icon.svg")
+ROUTES = (*PAGES, "reports/1", "trainings/1", "receipts/1")
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -423,6 +424,19 @@ def test_a_report_is_shown_but_can_do_nothing(visit: Visit, lifecycle: Lifecycle
     assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'; style-src")
 
 
+def test_the_report_of_the_training_is_shown(visit: Visit, lifecycle: Lifecycle, world: World) -> None:
+    opened = world.open(candidate("one", service="tiny"), "manual__one")
+    store = Store(lifecycle.settings.store_url())
+    page = {"report.html": b"<h1>tiny: training</h1>"}
+    record = artifacts.publish_files(store, "training", page, lifecycle.settings.resolved_home() / "scratch")
+    info = RunInfo(model="tiny", run_id="manual__one", task_id="train")
+    result = {"training": record.model_dump()}
+    store.put(info.receipt_uri, Receipt(step="train", run=info, key="k", started=1, seconds=2, result=result).encode())
+    answer = visit("viewer").get(f"/slipway/trainings/{opened.id}")
+    assert (answer.status_code, answer.text) == (200, "<h1>tiny: training</h1>")
+    assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'; style-src")
+
+
 def test_a_changed_report_is_not_shown(visit: Visit, lifecycle: Lifecycle, world: World) -> None:
     opened = published(lifecycle, world, "true")
     Store(lifecycle.settings.store_url()).put(f"{opened.candidate.evaluation.uri}/report.html", b"false")
@@ -432,7 +446,10 @@ def test_a_changed_report_is_not_shown(visit: Visit, lifecycle: Lifecycle, world
     assert "false" not in answer.text
 
 
-@pytest.mark.parametrize("route", ["reports/1", "receipts/1", "reports/99", "receipts/99", "static/app.py"])
+MISSING = [f"{kind}/{number}" for kind in ("reports", "trainings", "receipts") for number in (1, 99)]
+
+
+@pytest.mark.parametrize("route", [*MISSING, "static/app.py"])
 def test_what_is_not_there_is_not_found(route: str, visit: Visit, first: Rollout) -> None:
     answer = visit("viewer").get(f"/slipway/{route}")
     assert answer.status_code == 404

@@ -23,7 +23,7 @@ BAD = {Outcome.WORSE, Outcome.UNHEALTHY}
         pytest.param({}, {Outcome.PROMOTED}, id="the-control-is-promoted"),
         pytest.param({"is_ready": False}, {Outcome.UNHEALTHY}, id="never-ready"),
         pytest.param({"longest_prompt": 500}, {Outcome.WORSE}, id="fails-for-long-prompts"),
-        pytest.param({"most_at_once": 2}, {Outcome.WORSE}, id="slow-under-load"),
+        pytest.param({"most_at_once": 1}, {Outcome.WORSE}, id="slow-under-load"),
         pytest.param({"leak_mib": 1, "memory_mib": 40}, BAD, id="grows-until-its-memory-limit"),
     ],
 )

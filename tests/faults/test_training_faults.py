@@ -102,6 +102,32 @@ def test_a_training_that_is_told_to_end_saves_its_last_step_and_goes_on_to_the_s
     assert case.weights(receipt) == unbroken
 
 
+def test_a_rank_that_hangs_is_named_and_replaced_and_the_training_ends_with_the_same_bits(
+    tmp_path: Path, unbroken: bytes
+) -> None:
+    case = make_case(
+        tmp_path,
+        ranks=2,
+        max_steps=MAX_STEPS,
+        checkpoint_every_steps=CHECKPOINT_EVERY,
+        max_restarts=3,
+        watchdog={"factor": 2.0, "min_seconds": 3.0},
+    )
+    with case.started(case.info()) as step:
+        wait_for(case.checkpoint_steps, "a checkpoint")
+        victim = processes_below(step.pid, RANK_MODULE)[-1]
+        rank = victim.environ()["RANK"]
+        victim.suspend()
+        output, _ = step.communicate(timeout=DEADLINE_SECONDS)
+    assert step.returncode == ExitCode.DONE, output
+    assert re.search(rf"rank {rank} hangs: nothing moved for \d+ s while \w+ after step \d+, where", output), output
+    assert "its process is stopped, by a signal or a debugger" in output
+    assert f"the ranks were started again: rank {rank} was ended by SIGKILL" in output
+    receipt = case.receipt(case.info())
+    assert receipt.result["resumed_from_step"] > 0
+    assert case.weights(receipt) == unbroken
+
+
 def finished(case: TrainingCase) -> Receipt:
     status, output = case.run(case.info())
     assert status == ExitCode.DONE, output
@@ -118,7 +144,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_bits(tm
     receipt = finished(case)
     assert case.checkpoint_steps() == [8, 12]
     forget_the_result(case, receipt)
-    newest = next(path for path in case.store.list("checkpoints") if path.endswith("step-00000012/model.safetensors"))
+    newest = next(
+        path for path in case.store.list("checkpoints") if path.endswith("step-00000012/shard-00001.safetensors")
+    )
     data = bytearray(case.store.read(newest) or b"")
     data[-1] ^= 1
     case.store.put(newest, bytes(data))
@@ -126,7 +154,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_bits(tm
     status, output = case.run(case.info(try_number=2))
     assert status == ExitCode.DONE, output
     again = case.receipt(case.info(try_number=2))
-    assert "step-00000012: model.safetensors differs from its manifest; going back to the checkpoint before" in output
+    assert "step-00000012: shard-00001.safetensors differs from its manifest; going back to the checkpoint" in output
     assert again.result["resumed_from_step"] == 8
     assert again.result["model"] == receipt.result["model"]
 

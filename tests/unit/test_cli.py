@@ -20,6 +20,8 @@ COMMANDS = [
     "gc",
     "spec validate",
     "spec schema",
+    "plan",
+    "train replay",
 ]
 
 
@@ -55,6 +57,8 @@ def test_every_command_has_help_with_an_example(
             id="missing-inputs",
         ),
         pytest.param(["run", "--spec", "nope.yaml"], "no such file", id="run-missing-spec"),
+        pytest.param(["plan", "nope.yaml"], "no such file", id="plan-missing-spec"),
+        pytest.param(["train", "replay", "nope"], "has no run 'nope'", id="replay-unknown-run"),
         pytest.param(["trigger", "docs-gpt"], "there is no stack in", id="trigger-without-a-stack"),
     ],
 )

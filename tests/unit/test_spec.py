@@ -46,6 +46,66 @@ def test_shipped_specs_are_valid(path: Path) -> None:
             id="a-worker-that-records-nothing",
         ),
         pytest.param("training: {max_steps: many}", r"training\.max_steps: .*integer.*got 'many'", id="wrong-type"),
+        pytest.param(
+            "training: {strategy: fdsp}",
+            r"training\.strategy: unknown kind 'fdsp'; known kinds: ddp, diloco, fsdp, .*did you mean 'fsdp'",
+            id="strategy",
+        ),
+        pytest.param(
+            "training: {strategy: {kind: fsdp, cpu_ofload: true}}",
+            r"training\.strategy: unknown key 'cpu_ofload'; known keys: .*did you mean 'cpu_offload'",
+            id="key-of-a-strategy",
+        ),
+        pytest.param(
+            "training: {strategy: {kind: fsdp, cpu_offload: maybe}}",
+            r"training\.strategy\.cpu_offload: .*boolean.*got 'maybe'",
+            id="value-of-a-strategy",
+        ),
+        pytest.param(
+            "training: {strategy: {cpu_offload: true}}",
+            r"training\.strategy: must be a kind, or a mapping of `kind` and its settings; known kinds: ddp, .*got {",
+            id="strategy-without-kind",
+        ),
+        pytest.param(
+            "training: {strategy: 3}", r"training\.strategy: must be a kind, .*known kinds: .*got 3", id="no-strategy"
+        ),
+        pytest.param(
+            "training: {strategy: tensor, ranks: 3}",
+            r"ranks 3 must be a multiple of strategy\.tensor_ranks 2; try ranks 4",
+            id="ranks-no-multiple-of-the-mesh",
+        ),
+        pytest.param(
+            "training: {strategy: parameter_server}", r"ranks 1 must be at least 2: a parameter server", id="no-worker"
+        ),
+        pytest.param(
+            "architecture: {model_type: lama}", r"architecture\.model_type: .*'llama', .*got 'lama'", id="architecture"
+        ),
+        pytest.param(
+            "training: {start: {lora: {}}}", r"training\.start: lora needs `weights` to adapt", id="lora-from-scratch"
+        ),
+        pytest.param(
+            "training: {start: {weights: a, lora: {rnk: 2}}}",
+            r"training\.start\.lora: unknown key 'rnk'; known keys: alpha, .*did you mean 'rank'",
+            id="key-of-lora",
+        ),
+        pytest.param(
+            "training: {start: {weights: 'hf://gpt2'}}", r"weights hf://gpt2 must be hf://<owner>/<name>", id="hub-name"
+        ),
+        pytest.param(
+            "training: {start: {weights: /models/a, revision: main}}",
+            r"revision main is of hf:// weights, got weights '/models/a'; remove it",
+            id="revision-of-a-folder",
+        ),
+        pytest.param(
+            "training: {start: {weights: 's3://key:secret@bucket/model'}}",
+            r"training\.start\.weights: a URL in a spec must hold no password",
+            id="weights-with-a-password",
+        ),
+        pytest.param(
+            "training: {ranks: 2, strategy: tensor, start: {weights: a, lora: {}}}",
+            r"start\.lora does not go with strategy tensor.*try strategy fsdp",
+            id="lora-of-split-layers",
+        ),
         pytest.param("training: [1]", r"training: .*got \[1\]", id="list-for-mapping"),
         pytest.param("- 1", r"a spec is a mapping of sections, got list", id="not-a-mapping"),
         pytest.param(

@@ -10,21 +10,28 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pipelines.spec import DdpConfig, TrainingConfig
+from pipelines.errors import BadInput
+from pipelines.spec import DdpConfig, DilocoConfig, FsdpConfig, ParameterServerConfig, TensorConfig, TrainingConfig
+from pipelines.training.precision import compute_dtype
 from pipelines.training.strategies.ddp import DataParallel
+from pipelines.training.strategies.diloco import Diloco
+from pipelines.training.strategies.fsdp import FullyShardedDataParallel
+from pipelines.training.strategies.parameter_server import SERVER, Server, Worker
 from pipelines.training.strategies.ports import Strategy
 from pipelines.training.strategies.single import SingleRank
+from pipelines.training.strategies.tensor import TensorParallel
 
 __all__ = ["Strategy", "open_strategy"]
 
 
 @contextlib.contextmanager
-def open_strategy(config: TrainingConfig, rendezvous: Path) -> Iterator[Strategy]:
-    """Join the other ranks that torchrun started, meeting them at a file, and share the work as the spec says.
+def open_strategy(config: TrainingConfig, rendezvous: Path | None) -> Iterator[Strategy]:
+    """Join the other ranks that torchrun started, and share the work as the spec says.
 
     Args:
         config: of the training.
-        rendezvous: file name that this attempt's ranks share and no earlier one used.
+        rendezvous: file at which this attempt's ranks meet, used by no earlier one; None: they are on several
+            machines, and meet where torchrun says.
     """
     device = _device()
     world_size = int(os.environ["WORLD_SIZE"])
@@ -32,8 +39,8 @@ def open_strategy(config: TrainingConfig, rendezvous: Path) -> Iterator[Strategy
         yield SingleRank(device)
         return
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=dist.FileStore(str(rendezvous), world_size),
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",  # shards that are kept on the host meet there
+        store=None if rendezvous is None else dist.FileStore(str(rendezvous), world_size),
         rank=int(os.environ["RANK"]),
         world_size=world_size,
     )
@@ -47,13 +54,26 @@ def _make(config: TrainingConfig, device: torch.device) -> Strategy:
     match config.strategy:
         case DdpConfig():
             return DataParallel(device)
-        case other:
-            raise NotImplementedError(other.kind)
+        case DilocoConfig() as diloco:
+            store = dist.distributed_c10d._get_default_store()  # where the ranks met; torch has no public name for it
+            return Diloco(device, diloco, dist.PrefixStore("diloco", store))
+        case ParameterServerConfig() as server:
+            return Server(device, server) if int(os.environ["RANK"]) == SERVER else Worker(device)
+        case FsdpConfig() as fsdp:
+            return FullyShardedDataParallel(device, fsdp, compute_dtype(config.precision, device))
+        case TensorConfig() as tensor:
+            return TensorParallel(device, tensor, compute_dtype(config.precision, device))
 
 
 def _device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    ranks, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if ranks > devices:
+        raise BadInput(
+            f"training.ranks: {ranks} on this machine, which has {devices} GPUs; each rank needs one of its own: "
+            f"try {devices} per machine, or more machines"
+        )
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device

@@ -30,8 +30,15 @@ class Strategy(Protocol):
     replica: str
     """Empty while all ranks hold one model together; else the name of this rank's own, whose state is its own too."""
 
-    def shard(self, model: nn.Module) -> nn.Module:
-        """Return the model as this rank holds it: whole, or its part; the same parameters are trained and saved."""
+    has_lost_ranks: bool
+    """Whether ranks were left behind, so that what all do together is done no more."""
+
+    def shard(self, module: nn.Module) -> nn.Module:
+        """Bring a model with its loss to the device: whole, or this rank's part of every parameter, in place.
+
+        Raises:
+            BadInput: when the model cannot be divided among the ranks.
+        """
 
     def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
         """Return the module to call; it shares its parameters with `module`, which takes inputs like `example`."""
@@ -68,3 +75,10 @@ class Strategy(Protocol):
 
     def any_rank(self, claim: bool) -> bool:
         """Return whether a claim holds on any rank; no rank waits for its device."""
+
+    def agree_to_stop(self, claim: bool) -> bool:
+        """Return whether all ranks stop after this step, for one was told to: this one, when it claims so.
+
+        All return the same at the same step, though not always at once: ranks that do not wait for each other agree on
+        a later one.
+        """

@@ -33,3 +33,6 @@ class Ranks:
         shared = torch.tensor([int(claim)])
         dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._hosts)
         return bool(shared.item())
+
+    def agree_to_stop(self, claim: bool) -> bool:
+        return self.any_rank(claim)

@@ -10,17 +10,11 @@ import torch
 from torch import nn
 
 
-class Whole:
-    """The parts of a strategy of which each rank holds the whole model."""
+class Together:
+    """The parts of a strategy whose ranks hold one model together, and exchange everything within a step."""
 
     replica = ""
-
-    def shard(self, model: nn.Module) -> nn.Module:
-        return model
-
-    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
-        norm: torch.Tensor = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-        return norm
+    has_lost_ranks = False
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Nothing is exchanged between steps."""
@@ -33,6 +27,19 @@ class Whole:
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Nothing is remembered."""
+
+
+class Whole(Together):
+    """The parts of a strategy of which each rank holds the whole model."""
+
+    device: torch.device
+
+    def shard(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device)
+
+    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
+        norm: torch.Tensor = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        return norm
 
     def full_weights(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
         return {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
@@ -61,4 +68,7 @@ class SingleRank(Whole):
         return value
 
     def any_rank(self, claim: bool) -> bool:
+        return claim
+
+    def agree_to_stop(self, claim: bool) -> bool:
         return claim

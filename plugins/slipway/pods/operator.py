@@ -24,7 +24,7 @@ from pipelines.pods.failures import explain, gone
 from pipelines.pods.manifest import CONTAINER, check_store, step_pod
 from pipelines.runner import StepTry
 from pipelines.settings import Settings
-from pipelines.spec import StepResources
+from pipelines.spec import ModelSpec, StepResources
 from pipelines.step import RunInfo, read_spec
 from pipelines.store import Store
 from slipway.aws import use_connection
@@ -100,11 +100,8 @@ class StepPodOperator(KubernetesPodOperator):
             check_store(settings)
             self._request = request_of(self, context, settings)
             self._inputs = self._request.inputs(settings)
-            self._order(context, settings)
-            if self.deferrable:
-                super().execute(context)
-                return None
-            return self._followed(context, lambda: super(StepPodOperator, self).execute(context))
+            self._resources = self._read_resources(settings)
+            return self._run(context, settings)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on when the trigger fired: pod and receipt say what happened, not the event."""
@@ -165,26 +162,34 @@ class StepPodOperator(KubernetesPodOperator):
             return
         self._succeeded = case.status.get("phase") == "Succeeded"
         problem = explain(case, gave_up=self._gave_up)
-        if self._succeeded or problem or self._gave_up or _is_last_try(context):
+        if self._succeeded or problem or self._gave_up or is_last_try(context):
             self.process_pod_deletion(self.pod, reraise=False)
         if problem:
             raise problem
 
+    def _run(self, context: Context, settings: Settings) -> dict[str, Any] | None:
+        self._order(context, settings)
+        if self.deferrable:
+            super().execute(context)
+            return None
+        return self._followed(context, lambda: super(StepPodOperator, self).execute(context))
+
     def _order(self, context: Context, settings: Settings) -> None:
         """Say what the pod is made of, and how long the provider waits for it."""
-        resources = self._resources = self._read_resources(settings)
-        request = self._request
+        resources, request = self._resources, self._request
         arguments = StepTry(self.task_id, request.spec_uri, request.info, settings).arguments
         self.pod_template_dict = step_pod(
-            arguments, request.info, resources, settings, is_last_try=_is_last_try(context)
+            arguments, request.info, resources, settings, is_last_try=is_last_try(context)
         )
         self.schedule_timeout_seconds = resources.schedule_seconds
         self.startup_timeout_seconds = resources.start_seconds
         self.termination_grace_period = resources.grace_seconds
 
     def _read_resources(self, settings: Settings) -> StepResources:
-        spec = read_spec(Store(settings.store_url()), self._request.spec_uri)
-        return spec.resources.of(self.task_id)
+        return self._read_spec(settings).resources.of(self.task_id)
+
+    def _read_spec(self, settings: Settings) -> ModelSpec:
+        return read_spec(Store(settings.store_url()), self._request.spec_uri)
 
     def _own_pod(self) -> k8s.V1Pod | None:
         namespace = Settings().kubernetes_namespace
@@ -232,14 +237,16 @@ class StepPodOperator(KubernetesPodOperator):
             PodLost: when the pod is gone without it.
             ReceiptMissing: when the pod ended well without it.
         """
-        info: RunInfo = self._request.info.model_copy(update={"try_number": self._pod_try})
         try:
-            receipt = StepTry(self.task_id, self._request.spec_uri, info, Settings()).receipt()
+            return self._kept_receipt(context)
         except ReceiptMissing:
             if is_gone:
                 raise self._lost() from None
             raise
-        content = finished(self, context, receipt)
+
+    def _kept_receipt(self, context: Context) -> dict[str, Any]:
+        info: RunInfo = self._request.info.model_copy(update={"try_number": self._pod_try})
+        content = finished(self, context, StepTry(self.task_id, self._request.spec_uri, info, Settings()).receipt())
         context["ti"].xcom_push(key=RECEIPT_KEY, value=content)
         return content
 
@@ -254,6 +261,7 @@ class StepPodOperator(KubernetesPodOperator):
             yield
 
 
-def _is_last_try(context: Context) -> bool:
+def is_last_try(context: Context) -> bool:
+    """Return whether Airflow will not try this task again."""
     ti = context["ti"]
     return bool(ti.try_number > ti.max_tries)

@@ -14,8 +14,9 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response, status
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from pipelines import artifacts, ledger
+from pipelines.artifacts import ArtifactRef
 from pipelines.errors import ArtifactMissing, LedgerUnavailable, SlipwayError
-from pipelines.formats.records import REPORT_FILE
+from pipelines.formats.records import REPORT_FILE, TRAINING_REPORT_FILE
 from pipelines.ledger import Rollout
 from pipelines.settings import Settings, read_settings
 from pipelines.store import Store
@@ -49,6 +50,7 @@ def releases_app() -> FastAPI:
     app.get("/services")(show_services)
     app.get("/static/{name}")(send_static)
     app.get("/reports/{rollout_id}")(show_report)
+    app.get("/trainings/{rollout_id}")(show_training)
     app.get("/receipts/{rollout_id}")(show_receipts)
     app.post("/orders", dependencies=[ORDERING, Depends(check_origin)])(place_order)
     app.middleware("http")(_add_headers)
@@ -81,6 +83,21 @@ def show_report(rollout_id: int) -> HTMLResponse:
     settings = read_settings()
     rollout = _rollout(settings, rollout_id)
     page = artifacts.read_file(Store(settings.store_url()), rollout.candidate.evaluation, REPORT_FILE)
+    return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def show_training(rollout_id: int) -> HTMLResponse:
+    """Send the training report of the run that opened a rollout, verified against its digest."""
+    from pipelines.stack.summary import load_receipts
+
+    settings = read_settings()
+    rollout = _rollout(settings, rollout_id)
+    store = Store(settings.store_url())
+    receipt = load_receipts(store, rollout.service, rollout.run_id).get("train")
+    if receipt is None:
+        raise ArtifactMissing(f"the store has no receipt of the training of run {rollout.run_id}")
+    record = ArtifactRef.model_validate(receipt.result["training"])
+    page = artifacts.read_file(store, record, TRAINING_REPORT_FILE)
     return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
 
 

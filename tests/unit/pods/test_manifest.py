@@ -193,6 +193,13 @@ def test_secrets_are_named_and_never_held() -> None:
     assert pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
 
 
+def test_a_pod_knows_where_the_numbers_of_a_training_go() -> None:
+    settings = SETTINGS.model_copy(update={"pushgateway": "gateway.monitoring:9091"})
+    environment = made(settings=settings)["spec"]["containers"][0]["env"]
+    assert {"name": "SLIPWAY_PUSHGATEWAY", "value": "gateway.monitoring:9091"} in environment
+    assert "SLIPWAY_STATSD" not in {variable["name"] for variable in environment}
+
+
 def test_a_folder_of_one_machine_is_no_store_for_pods() -> None:
     check_store(SETTINGS)
     with pytest.raises(BadInput, match=r"SLIPWAY_STORE is empty.*such as s3://bucket/slipway"):

@@ -41,6 +41,11 @@ def instance(
             id="training",
         ),
         pytest.param({"step": 3}, "step 3", id="step-without-total"),
+        pytest.param(
+            {"cpu_cores": 1.94, "memory_bytes": 3 * 2**29, "gpu_utilization": 0.97, "gpu_memory_bytes": 40 * 2**30},
+            "1.9 cores  1.5 GiB  GPU 97 %  GPU memory 40.0 GiB",
+            id="what-it-uses",
+        ),
         pytest.param({"windows": 12, "of": 40}, "windows 12  of 40", id="others-by-name"),
         pytest.param({}, "", id="nothing-reported"),
     ],

@@ -1,0 +1,74 @@
+"""Batches on the device before they are asked for: one thread reads the memory-mapped tokens of the coming steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from pipelines.training.data import BatchOrder, Share, WindowedTokens
+
+BLOCK_TOKENS = 1 << 16
+"""Tokens that are read at once: of small batches many, for the thread then seldom disturbs the loop."""
+
+NUM_BLOCKS = 2
+"""Blocks that wait for the loop, or are being read."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The batches of some steps, on the device or on their way."""
+
+    batches: torch.Tensor
+    """Shape (steps, accumulation_steps, windows, sequence_length + 1)."""
+
+    copied: torch.cuda.Event | None
+    """Happens when they have arrived; None where nothing is copied."""
+
+
+class Loader:
+    """Yields one rank's batches, step by step, each of shape (accumulation_steps, windows, sequence_length + 1)."""
+
+    def __init__(self, tokens: WindowedTokens, order: BatchOrder, share: Share, device: torch.device) -> None:
+        self._tokens, self._order, self._share = tokens, order, share
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def example(self) -> torch.Tensor:
+        """Return a micro-batch for trying out, as if it were of the first step."""
+        return next(self.batches(range(1)))[0]
+
+    def batches(self, steps: range) -> Generator[torch.Tensor]:
+        """Yield the batches of some steps; the thread ends with the iterator."""
+        pending: deque[Future[Block]] = deque()
+        size = self._steps_per_block()
+        with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
+            for start in range(steps.start, steps.stop, size):
+                pending.append(thread.submit(self._read, range(start, min(start + size, steps.stop))))
+                if len(pending) == NUM_BLOCKS:
+                    yield from self._arrived(pending.popleft().result())
+            while pending:
+                yield from self._arrived(pending.popleft().result())
+
+    def _steps_per_block(self) -> int:
+        return max(1, BLOCK_TOKENS // (self._order.batch_size // self._share.world_size * self._tokens.sequence_length))
+
+    def _read(self, steps: range) -> Block:
+        """Read what the loop will ask for; runs in the thread."""
+        batches = torch.from_numpy(self._tokens.read(self._order.windows(steps, self._share)))
+        if self._stream is None:
+            return Block(batches, None)
+        with torch.cuda.stream(self._stream):  # beside what the loop computes
+            copies = batches.pin_memory().to(self._stream.device, non_blocking=True)
+            return Block(copies, self._stream.record_event())
+
+    def _arrived(self, block: Block) -> Sequence[torch.Tensor]:
+        """Let the device, not the host, wait for the copies."""
+        if block.copied is not None:
+            stream = torch.cuda.current_stream(block.batches.device)
+            stream.wait_event(block.copied)
+            block.batches.record_stream(stream)
+        batches: Sequence[torch.Tensor] = block.batches.unbind()
+        return batches

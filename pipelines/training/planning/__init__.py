@@ -1,0 +1,1 @@
+"""Plan before spend: what a training will take, told before it starts, and compared with what it took."""

@@ -1,0 +1,146 @@
+"""Low communication: workers train on their own, and exchange what they have learnt now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pipelines.spec import DilocoConfig
+from pipelines.training.strategies.independent import Independent
+from pipelines.training.strategies.rounds import Rounds
+from pipelines.training.strategies.vectors import set_weights, to_vector, trained_parameters
+
+
+class Diloco(Independent):
+    """AdamW on each worker, and every `inner_steps` an outer Nesterov step along the mean of what they changed.
+
+    Douillard et al., "DiLoCo: Distributed Low-Communication Training of Language Models", 2023. The exchange goes on
+    while the next inner steps are taken, as in Douillard et al., "Streaming DiLoCo with overlapping communication",
+    2025; what a worker has learnt meanwhile is kept, not mixed: its weights move by as much as the shared ones did.
+
+    A worker that is slow or lost is left out (`Rounds`). One that comes back brings what it has learnt.
+    """
+
+    def __init__(self, device: torch.device, config: DilocoConfig, store: dist.Store) -> None:
+        super().__init__(device)
+        self.data_rank, self.data_world_size = self.rank, self.world_size
+        self._config = config
+        self._rounds = Rounds(store, self.rank, self.world_size, config.worker_timeout_seconds)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="diloco")
+        self._exchange: Future[torch.Tensor] | None = None
+        self._unsent_steps = 0
+        self._is_told_to_stop = self._all_stop = self.has_lost_ranks = False
+
+    def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
+        self._trained = trained_parameters(module)
+        self._outer = Outer(to_vector(self._trained), self._config)
+        self._sent = self._outer.weights.clone()
+        return module
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        round_steps, overlap_steps = self._config.inner_steps, self._config.overlap_steps
+        self._unsent_steps = step % round_steps
+        if self._exchange and (step - overlap_steps) % round_steps == 0:
+            self._use_exchange(self._exchange)
+        if self._unsent_steps == 0:
+            self._begin_exchange()
+            if overlap_steps == 0:
+                self._take_shared_weights()
+
+    def finish(self, model: nn.Module) -> None:
+        """Exchange what was learnt since the last exchange; all workers then hold the same weights."""
+        if self._unsent_steps:
+            if self._exchange:
+                self._use_exchange(self._exchange)
+            self._begin_exchange()
+        self._take_shared_weights()
+        self._rounds.leave()
+        self._thread.shutdown()
+
+    def agree_to_stop(self, claim: bool) -> bool:
+        """Return what the last exchange said: workers stop at the same step, without a word between exchanges."""
+        self._is_told_to_stop |= claim
+        return self._all_stop
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return every rank's values; once one was left behind, only this rank's own, and zeros."""
+        if not self.has_lost_ranks:
+            return super().gather(values)
+        rows = torch.zeros((self.world_size, *values.shape), dtype=values.dtype, device=self.device)
+        rows[self.rank] = values
+        return rows
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        remembered = {
+            "weights": self._outer.weights.data,
+            "momentum": self._outer.momentum,
+            "sent": self._sent,
+            "unsent_steps": torch.tensor([self._unsent_steps]),
+        }
+        return remembered if self._exchange is None else {**remembered, "average": self._exchange.result()}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        if not state:  # another strategy left its weights
+            self._sent = to_vector(self._trained)
+            self._outer.weights.copy_(self._sent)
+            return
+        for tensor, name in zip((*self._outer.memory, self._sent), ("weights", "momentum", "sent"), strict=True):
+            tensor.copy_(state[name])
+        self._unsent_steps = int(state["unsent_steps"].item())
+        if "average" in state:
+            self._exchange = Future()
+            self._exchange.set_result(state["average"].cpu())
+
+    def _begin_exchange(self) -> None:
+        """Send how far this worker went from the shared weights, and whether it was told to stop."""
+        self._sent = to_vector(self._trained)
+        change = torch.cat([self._outer.weights - self._sent, torch.tensor([float(self._is_told_to_stop)])])
+        self._exchange = self._thread.submit(self._rounds.average, change, self._outer.memory)
+
+    def _take_shared_weights(self) -> None:
+        if self._exchange:
+            self._step_outer(self._exchange)
+        set_weights(self._trained, self._outer.weights)
+
+    def _use_exchange(self, exchange: Future[torch.Tensor]) -> None:
+        """Move this worker's weights by as much as the shared ones moved from where this worker was."""
+        self._step_outer(exchange)
+        set_weights(self._trained, to_vector(self._trained) + (self._outer.weights - self._sent))
+
+    def _step_outer(self, exchange: Future[torch.Tensor]) -> None:
+        average = exchange.result()
+        self._exchange = None
+        self._outer.step(average[:-1])
+        self._all_stop |= bool(average[-1].item() > 0)
+        self.has_lost_ranks = self._rounds.has_left_out
+
+
+class Outer:
+    """The shared weights and their optimizer, on the host."""
+
+    def __init__(self, weights: torch.Tensor, config: DilocoConfig) -> None:
+        self.weights = nn.Parameter(weights, requires_grad=False)
+        self.momentum = torch.zeros_like(weights)
+        self._optimizer = torch.optim.SGD(
+            [self.weights],
+            lr=config.outer_learning_rate,
+            momentum=config.outer_momentum,
+            nesterov=config.outer_momentum > 0.0,
+        )
+        if config.outer_momentum > 0.0:
+            self._optimizer.state[self.weights]["momentum_buffer"] = self.momentum
+
+    @property
+    def memory(self) -> Sequence[torch.Tensor]:
+        """What all workers that took part in all rounds hold alike."""
+        return self.weights.data, self.momentum
+
+    def step(self, gradient: torch.Tensor) -> None:
+        """Take one step against a gradient: the mean of how far the workers are below the shared weights."""
+        self.weights.grad = gradient
+        self._optimizer.step()
+        self.weights.grad = None

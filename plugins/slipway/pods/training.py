@@ -1,0 +1,94 @@
+"""The training as a task: one pod, or on several nodes an Indexed Job whose pods run the same command."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.triggers.base import TriggerEvent
+
+from pipelines import labels
+from pipelines.errors import ReceiptMissing
+from pipelines.pods.job import training_job
+from pipelines.pods.trainings import explain_job
+from pipelines.runner import StepTry
+from pipelines.settings import Settings
+from pipelines.spec import TrainingResources
+from slipway.pods.cluster import refusals_told
+from slipway.pods.jobs import Jobs
+from slipway.pods.operator import StepPodOperator, is_last_try
+from slipway.pods.watching import TrainingTrigger
+from slipway.requests import request_of
+
+
+class TrainingPodOperator(StepPodOperator):
+    """Run the training where the spec says: in a pod, or in several."""
+
+    _job = ""
+
+    def _run(self, context: Context, settings: Settings) -> dict[str, Any] | None:
+        resources = self._resources
+        if not isinstance(resources, TrainingResources) or resources.nodes == 1:
+            return super()._run(context, settings)
+        trigger = self._trigger(context, resources, settings)
+        if self.deferrable:
+            self.defer(trigger=trigger, method_name="job_ended", timeout=self.execution_timeout)
+        return self.job_ended(context, asyncio.run(_first(trigger)).payload)
+
+    def job_ended(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on when the Job is over or stuck: the receipt says whether the training is done, the pods why it is not.
+
+        Raises:
+            AirflowException: when it is not.
+        """
+        settings = Settings()
+        self._job, self._pod_try = event["job"], event["try_number"]
+        jobs = Jobs(settings)
+        with self._translated(context, settings):
+            self._request = request_of(self, context, settings)
+            try:
+                return self._kept_receipt(context)
+            except ReceiptMissing:
+                resources = TrainingResources.model_validate(event["resources"])
+                cases = jobs.cases(self._job, self.task_id, resources)
+                job = jobs.read(self._job)
+                raise explain_job(self.task_id, job, cases, resources, gave_up=event["gave_up"]) from None
+            finally:
+                jobs.remove(self._job)
+
+    def on_kill(self) -> None:
+        """Remove the Job with all its pods, or the pod."""
+        if self._job:
+            Jobs(Settings()).remove(self._job)
+        super().on_kill()
+
+    def _trigger(self, context: Context, resources: TrainingResources, settings: Settings) -> TrainingTrigger:
+        """Return what waits for this task's Job: one that an earlier try made, if it is not over, or a new one."""
+        info, jobs = self._request.info, Jobs(settings)
+        with refusals_told(f"list jobs in namespace {settings.kubernetes_namespace}", settings):
+            job = jobs.find(info)
+        if job is None:
+            step = StepTry(self.task_id, self._request.spec_uri, info, settings)
+            step.begin(self._inputs)
+            max_restarts = self._read_spec(settings).training.max_restarts
+            body = training_job(
+                step.arguments,
+                info,
+                resources,
+                settings,
+                max_restarts=max_restarts,
+                is_last_try=is_last_try(context),
+            )
+            job = jobs.create(body, info)
+        else:
+            self.log.info("going on with job %s", job.metadata.name)
+        self._job = job.metadata.name
+        made_by = int(job.metadata.labels[labels.TRY])
+        return TrainingTrigger(self._job, self.task_id, made_by, resources.model_dump(mode="json"))
+
+
+async def _first(trigger: TrainingTrigger) -> TriggerEvent:
+    async for event in trigger.run():
+        return event
+    raise AssertionError("a trigger ends with an event")

@@ -1,0 +1,148 @@
+"""The training loop of one rank, in this process: precision, accumulation, compilation, and the loader's thread."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.formats.shards import TokenShards
+from pipelines.training import loader
+from pipelines.training.compilation import compile_layers
+from pipelines.training.data import BatchOrder, Share, WindowedTokens
+from pipelines.training.loader import Loader
+from pipelines.training.loop import FINAL_STEPS
+from pipelines.training.loss import NextTokenLoss
+from pipelines.training.metrics import Reading, read_metrics
+from pipelines.training.model import build_model
+from tests.loop_case import ARCHITECTURE, VOCABULARY, open_training, write_tokens
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of tokens."""
+    return write_tokens(tmp_path_factory.mktemp("tokens"))
+
+
+def trained(tokens: Path, folder: Path, **training: Any) -> list[Reading]:
+    """Train; return the readings."""
+    assert open_training(tokens, folder, **training).run()
+    return read_metrics(folder / "work" / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_narrow_precision_learns_like_float32(precision: str, tokens: Path, tmp_path: Path) -> None:
+    exact = trained(tokens, tmp_path / "fp32")
+    narrow = trained(tokens, tmp_path / precision, precision=precision)
+    assert exact[-1].loss < 0.9 * exact[0].loss
+    assert narrow[-1].loss == pytest.approx(exact[-1].loss, rel=0.01)
+
+
+def assert_alike(one: list[Reading], other: list[Reading]) -> None:
+    """Compare the ends of two trainings: weights would say less, for Adam makes much of the smallest difference."""
+    assert (one[-1].loss, one[-1].gradient_norm) == pytest.approx((other[-1].loss, other[-1].gradient_norm), rel=1e-4)
+
+
+def test_accumulated_micro_batches_give_the_same_step(tokens: Path, tmp_path: Path) -> None:
+    whole = trained(tokens, tmp_path / "whole")
+    in_parts = trained(tokens, tmp_path / "parts", accumulation_steps=3)
+    assert_alike(whole, in_parts)
+
+
+def test_float16_gradients_that_overflow_change_no_weight_and_halve_the_scale(tokens: Path, tmp_path: Path) -> None:
+    training = open_training(tokens, tmp_path, precision="fp16", max_steps=1, warmup_steps=0)
+    training._update.restore({"gradient_scaler": {**training._update.progress()["gradient_scaler"], "scale": 1e30}})
+    before = [parameter.detach().clone() for parameter in training.model.parameters()]
+    assert training.run()
+    assert all(torch.equal(one, other) for one, other in zip(before, training.model.parameters(), strict=True))
+    assert training._update.progress()["gradient_scaler"]["scale"] == pytest.approx(0.5e30)
+
+
+def test_the_scale_of_float16_gradients_survives_a_restart(tokens: Path, tmp_path: Path) -> None:
+    first = open_training(tokens, tmp_path, precision="fp16", max_steps=8, checkpoint_every_steps=4)
+    assert first.run()
+    again = open_training(tokens, tmp_path, precision="fp16", max_steps=8, checkpoint_every_steps=4)
+    scaler = again._update.progress()["gradient_scaler"]
+    assert scaler == first._update.progress()["gradient_scaler"]
+    assert scaler["_growth_tracker"] == 8
+
+
+def test_equal_trainings_end_with_equal_numbers_whatever_the_clock_says(tokens: Path, tmp_path: Path) -> None:
+    readings = [trained(tokens, tmp_path / name)[-2:] for name in ("one", "other")]
+    (one_before, one), (_, other) = readings
+    assert (one.step, one_before.step) == (24, 24 - FINAL_STEPS)
+    assert one.loss == other.loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_compiled_layers_compute_the_same(activation_checkpointing: bool, tokens: Path, tmp_path: Path) -> None:
+    plain = trained(tokens, tmp_path / "plain")
+    compiled = trained(tokens, tmp_path / "compiled", compile=True, activation_checkpointing=activation_checkpointing)
+    assert_alike(plain, compiled)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "gpt_neox", "gpt2"])
+def test_all_layers_of_a_model_are_one_graph(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More layers than dynamo compiles anew before it gives up; none of them breaks the graph."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, compile_with = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile_with(function, backend=counter, **how))
+    torch._dynamo.reset()
+    architecture = ARCHITECTURE.model_copy(update={"model_type": model_type, "num_layers": 10})
+    model = build_model(architecture, vocabulary_size=VOCABULARY, eos_id=0, seed=1)
+    compile_layers(model)
+    NextTokenLoss(model)(torch.ones(2, 17, dtype=torch.int64)).backward()
+    assert counter.frame_count == 1
+
+
+def open_loader(folder: Path, share: Share) -> tuple[Loader, WindowedTokens, BatchOrder]:
+    windows = WindowedTokens(TokenShards.open(folder).split("train"), 16)
+    order = BatchOrder(windows.num_windows, batch_size=6, seed=1)
+    return Loader(windows, order, share, CPU), windows, order
+
+
+@pytest.mark.parametrize("block_tokens", [1, 200, 1 << 16])
+def test_the_loader_yields_what_the_order_says(
+    block_tokens: int, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "BLOCK_TOKENS", block_tokens)
+    share = Share(rank=1, world_size=2, accumulation_steps=3)
+    opened, windows, order = open_loader(tokens, share)
+    batches = list(opened.batches(range(5, 55)))
+    assert len(batches) == 50
+    for step, batch in enumerate(batches, start=5):
+        assert batch.tolist() == windows.read(order.windows(range(step, step + 1), share)[0]).tolist()
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_the_loader_reads_ahead_in_one_thread_that_ends_with_the_iterator(tokens: Path) -> None:
+    opened, _, _ = open_loader(tokens, Share(0, 1))
+    batches = opened.batches(range(1_000_000_000))
+    next(batches)
+    assert len(loader_threads()) == 1
+    batches.close()
+    assert loader_threads() == []
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_taken(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_windows: object) -> np.ndarray:
+        raise OSError("the disk is gone")
+
+    opened, windows, _ = open_loader(tokens, Share(0, 1))
+    monkeypatch.setattr(windows, "read", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(opened.batches(range(4)))
+    assert loader_threads() == []

@@ -1,0 +1,100 @@
+"""Rounds of averages among workers of which some are slow or lost; each worker is a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pipelines.training.strategies import rounds
+from pipelines.training.strategies.rounds import Rounds
+
+SOON = 1.0
+LONG = 120.0
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setattr(rounds, "_POLL_SECONDS", 0.02)
+
+
+class Workers:
+    """Workers that meet at one store."""
+
+    def __init__(self, count: int, timeout_seconds: float) -> None:
+        store = dist.HashStore()
+        self.rounds = [Rounds(store, rank, count, timeout_seconds) for rank in range(count)]
+        self.memories = [torch.zeros(1) for _ in range(count)]
+        self._threads = ThreadPoolExecutor(max_workers=count)
+
+    def begin(self, rank: int, value: float) -> Future[torch.Tensor]:
+        """Let a worker average a value."""
+        return self._threads.submit(self.rounds[rank].average, torch.tensor([value]), [self.memories[rank]])
+
+    def average(self, values: dict[int, float]) -> dict[int, float]:
+        """Let some workers average their values; the others are silent."""
+        begun = {rank: self.begin(rank, value) for rank, value in values.items()}
+        return {rank: future.result(LONG).item() for rank, future in begun.items()}
+
+
+def test_all_workers_get_the_mean() -> None:
+    workers = Workers(3, LONG)
+    for number in (0.0, 10.0):
+        assert workers.average({0: number, 1: number + 1, 2: number + 5}) == dict.fromkeys(range(3), number + 2)
+
+
+def test_a_round_goes_on_without_a_worker_that_never_comes() -> None:
+    workers = Workers(3, SOON)
+    assert workers.average({0: 1.0, 2: 3.0}) == {0: 2.0, 2: 2.0}
+    assert workers.rounds[0].members == workers.rounds[2].members == [0, 2]
+    assert workers.rounds[0].has_left_out
+
+
+def test_once_left_out_a_lost_worker_is_not_waited_for() -> None:
+    workers = Workers(2, SOON)
+    workers.average({0: 1.0})
+    workers.rounds[0]._timeout_seconds = LONG
+    assert workers.begin(0, 5.0).result(LONG / 2).item() == 5.0
+
+
+def test_a_slow_worker_comes_back_with_what_it_has_and_learns_what_the_others_remember() -> None:
+    workers = Workers(3, SOON)
+    workers.average({0: 1.0, 1: 3.0})
+    for memory in workers.memories[:2]:
+        memory.fill_(7.0)
+    late = workers.begin(2, 10.0)
+    wait_until(lambda: workers.rounds[2]._store.check(["2/knock"]))
+    assert workers.average({0: 1.0, 1: 4.0}) == {0: 2.5, 1: 2.5}  # the first of them hears the knock
+    assert workers.average({0: 1.0, 1: 4.0}) == {0: 5.0, 1: 5.0}
+    assert late.result(LONG).item() == 5.0
+    assert workers.memories[2].item() == 7.0
+    assert workers.average({0: 0.0, 1: 0.0, 2: 3.0}) == dict.fromkeys(range(3), 1.0)
+
+
+def test_the_others_try_again_when_a_worker_dies_within_a_round() -> None:
+    workers = Workers(3, SOON)
+    workers.average({0: 0.0, 1: 0.0, 2: 0.0})
+    begun = [workers.begin(rank, value) for rank, value in ((0, 1.0), (2, 3.0))]
+    workers.rounds[1]._group.abort()  # its connections end, as when its process dies
+    assert [future.result(LONG).item() for future in begun] == [2.0, 2.0]
+
+
+def test_a_worker_that_left_is_not_waited_for() -> None:
+    workers = Workers(2, LONG)
+    workers.average({0: 1.0, 1: 1.0})
+    workers.rounds[1].leave()
+    assert workers.begin(0, 5.0).result(LONG / 2).item() == 5.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        wait([thread.submit(_spin, condition)], timeout=LONG)
+
+
+def _spin(condition: Callable[[], bool]) -> None:
+    while not condition():
+        pass
