@@ -125,9 +125,9 @@ def _be_rank(rank: int, folder: Path, scenarios: Sequence[Scenario]) -> None:
 
 
 def _train(rank: int, job: TrainingJob) -> None:
-    from pipelines.training.heartbeat import LiveState
     from pipelines.training.loop import train
     from pipelines.training.strategies import open_strategy
+    from pipelines.training.supervision.heartbeat import LiveState
 
     def measure(optimizer: torch.optim.Optimizer, *_: object) -> None:
         states = [value for state in optimizer.state.values() for value in state.values()]

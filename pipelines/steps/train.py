@@ -18,7 +18,6 @@ from pipelines.spec import ArchitectureConfig, Frozen, ModelSpec, Source, Traini
 from pipelines.step import StepContext
 from pipelines.training.data import WindowedTokens
 from pipelines.training.determinism import Determinism, read_records
-from pipelines.training.events import read_events
 from pipelines.training.helper import help_first_node
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import read_metrics
@@ -26,7 +25,8 @@ from pipelines.training.nodes import Meeting, Place
 from pipelines.training.planning.facts import Comparison, Plan
 from pipelines.training.record import write_record
 from pipelines.training.report import Report
-from pipelines.training.supervise import supervise
+from pipelines.training.supervision.events import read_events
+from pipelines.training.supervision.supervise import supervise
 
 LIBRARIES: tuple[str, ...] = ("numpy", "peft", "safetensors", "torch", "transformers")
 

@@ -8,7 +8,7 @@ import logging
 from pipelines.errors import RanksFailed
 from pipelines.training.job import TrainingJob
 from pipelines.training.nodes import Meeting
-from pipelines.training.supervise import supervise
+from pipelines.training.supervision.supervise import supervise
 
 logger = logging.getLogger(__name__)
 

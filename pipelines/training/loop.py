@@ -13,8 +13,6 @@ from pipelines.spec import TrainingConfig
 from pipelines.training.checkpoints.checkpointer import open_checkpointer
 from pipelines.training.compilation import compile_layers
 from pipelines.training.data import BatchOrder, Share, WindowedTokens
-from pipelines.training.events import append_event
-from pipelines.training.heartbeat import LiveState, Phase
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.layers import recompute_activations
 from pipelines.training.loader import Loader
@@ -28,6 +26,8 @@ from pipelines.training.precision import autocast, compute_dtype, deterministic
 from pipelines.training.stability import Rewind, Rewound, Stability
 from pipelines.training.start import save_trained, starting_model
 from pipelines.training.strategies import Strategy
+from pipelines.training.supervision.events import append_event
+from pipelines.training.supervision.heartbeat import LiveState, Phase
 from pipelines.training.update import Update
 
 FINAL_STEPS = 10

@@ -14,11 +14,11 @@ from pathlib import Path
 from pipelines.errors import ExitCode, SlipwayError, StoreUnavailable
 from pipelines.spec import DilocoConfig
 from pipelines.training.agent import die_with_agent
-from pipelines.training.failure import leave_reason, prepare_reason
-from pipelines.training.hangs import STACK_SIGNAL, stack_file
 from pipelines.training.job import TrainingJob
-from pipelines.training.out_of_memory import explain_refusal
-from pipelines.training.shield import shield_others
+from pipelines.training.supervision.failure import leave_reason, prepare_reason
+from pipelines.training.supervision.hangs import STACK_SIGNAL, stack_file
+from pipelines.training.supervision.out_of_memory import explain_refusal
+from pipelines.training.supervision.shield import shield_others
 
 
 def main(job_file: str) -> int:
@@ -49,9 +49,9 @@ def _telling_its_stack(file: Path) -> Iterator[None]:
 
 
 def _train(job: TrainingJob) -> None:
-    from pipelines.training.heartbeat import LiveState, beating
     from pipelines.training.loop import train
     from pipelines.training.strategies import open_strategy
+    from pipelines.training.supervision.heartbeat import LiveState, beating
 
     attempt, live = os.environ["TORCHELASTIC_RESTART_COUNT"], LiveState()
     try:

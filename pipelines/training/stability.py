@@ -18,8 +18,8 @@ from pydantic import Field, JsonValue
 
 from pipelines.errors import TrainingDiverged
 from pipelines.spec import Frozen, StabilityConfig
-from pipelines.training.events import Event, EventKind
 from pipelines.training.strategies import Strategy
+from pipelines.training.supervision.events import Event, EventKind
 
 Policy = Literal["ignore", "stop", "skip", "rewind"]
 

@@ -101,8 +101,8 @@ def train(job: TrainingJob, prefixes: Sequence[Sequence[str]], environment: dict
 def be_rank(job_file: Path) -> None:
     """Be one rank of a training."""
     from pipelines.training import loop
-    from pipelines.training.heartbeat import LiveState
     from pipelines.training.strategies import open_strategy
+    from pipelines.training.supervision.heartbeat import LiveState
 
     job = TrainingJob.load(job_file)
     with open_strategy(job.training, None if "MASTER_ADDR" in os.environ else job.workspace / "meeting") as strategy:

@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pipelines.formats.shards import EncodedDocument, write_shards
 from pipelines.spec import ArchitectureConfig, TrainingConfig
-from pipelines.training.heartbeat import LiveState
 from pipelines.training.job import TrainingJob
 from pipelines.training.loop import Training
 from pipelines.training.loss import NextTokenLoss
 from pipelines.training.model import build_model
 from pipelines.training.optimizer import build_optimizer
 from pipelines.training.strategies.single import SingleRank
+from pipelines.training.supervision.heartbeat import LiveState
 
 CPU = torch.device("cpu")
 NUM_TOKENS = 200_000

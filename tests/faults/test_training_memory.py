@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ExitCode
-from pipelines.training.out_of_memory import MemoryGroup
+from pipelines.training.supervision.out_of_memory import MemoryGroup
 from tests.training_case import DEADLINE_SECONDS, make_case
 
 LIMIT_BYTES = 1200 * 2**20

@@ -10,11 +10,11 @@ import torch
 
 from pipelines.errors import OutOfMemory
 from pipelines.spec import TrainingConfig
-from pipelines.training.heartbeat import LiveState, beating, read_heartbeats
 from pipelines.training.optimizer import build_optimizer
-from pipelines.training.out_of_memory import explain_refusal
 from pipelines.training.stability import Stability
 from pipelines.training.strategies.single import SingleRank
+from pipelines.training.supervision.heartbeat import LiveState, beating, read_heartbeats
+from pipelines.training.supervision.out_of_memory import explain_refusal
 from tests.training_case import wait_for
 
 pytestmark = pytest.mark.gpu(1)

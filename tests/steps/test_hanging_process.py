@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from pipelines.spec import ArchitectureConfig, TrainingConfig, WatchdogConfig
-from pipelines.training.hangs import HangBreaker, stack_file
-from pipelines.training.heartbeat import Heartbeat, Phase
 from pipelines.training.job import TrainingJob
+from pipelines.training.supervision.hangs import HangBreaker, stack_file
+from pipelines.training.supervision.heartbeat import Heartbeat, Phase
 from tests.training_case import wait_for
 
 HANGING = """

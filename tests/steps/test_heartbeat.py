@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training import heartbeat
-from pipelines.training.heartbeat import LiveState, Phase, beating, read_heartbeats
+from pipelines.training.supervision import heartbeat
+from pipelines.training.supervision.heartbeat import LiveState, Phase, beating, read_heartbeats
 from tests.training_case import wait_for
 
 

@@ -145,7 +145,8 @@ def test_torchrun_does_not_end_the_others_when_a_worker_is_killed(tmp_path: Path
     ],
 )
 def test_a_shield_passes_on_how_a_rank_ended_unless_it_was_killed(end: str, status: int) -> None:
-    program = f"import os, signal, sys; from pipelines.training.shield import shield_others; shield_others(); {end}"
+    imports = "import os, signal, sys; from pipelines.training.supervision.shield import shield_others"
+    program = f"{imports}; shield_others(); {end}"
     environment = {**os.environ, "RANK": "1", "PYTHONPATH": str(REPOSITORY)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == status
 

@@ -7,7 +7,7 @@ import torch
 
 from pipelines.errors import OutOfMemory
 from pipelines.spec import TrainingConfig
-from pipelines.training.out_of_memory import explain_refusal
+from pipelines.training.supervision.out_of_memory import explain_refusal
 
 CONFIG = TrainingConfig(batch_size=16, ranks=2)
 

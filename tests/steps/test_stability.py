@@ -15,8 +15,6 @@ import torch.multiprocessing
 from pipelines.errors import SpecError, TrainingDiverged
 from pipelines.spec import TrainingConfig
 from pipelines.training import loop
-from pipelines.training.events import EventKind, read_events
-from pipelines.training.heartbeat import LiveState
 from pipelines.training.job import TrainingJob
 from pipelines.training.loss import NextTokenLoss
 from pipelines.training.metrics import Reading, read_metrics
@@ -24,6 +22,8 @@ from pipelines.training.optimizer import build_optimizer
 from pipelines.training.strategies import Strategy
 from pipelines.training.strategies.ddp import DataParallel
 from pipelines.training.strategies.single import SingleRank
+from pipelines.training.supervision.events import EventKind, read_events
+from pipelines.training.supervision.heartbeat import LiveState
 from tests.training_case import make_case
 
 CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ from pipelines.store import Store
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import Reading
 from pipelines.training.nodes import Place
-from pipelines.training.telemetry import Snapshot, StatsdSink, Telemetry, TensorBoardSink
-from pipelines.training.usage import Usage
+from pipelines.training.supervision.telemetry import Snapshot, StatsdSink, Telemetry, TensorBoardSink
+from pipelines.training.supervision.usage import Usage
 
 FOLDER = "runs/tiny/r1/train/tensorboard"
 

@@ -17,7 +17,7 @@ from pipelines.training.metrics import read_metrics
 from pipelines.training.model import TOKENIZER_FILES, build_model
 from pipelines.training.planning.estimate import BLOCK_STEPS, shortened, summarise
 from pipelines.training.planning.facts import Calibration
-from pipelines.training.supervise import supervise
+from pipelines.training.supervision.supervise import supervise
 
 
 def calibrate(architecture: ArchitectureConfig, training: TrainingConfig, vocabulary_size: int) -> Calibration:

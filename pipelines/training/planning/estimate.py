@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pipelines.errors import BadInput, RanksFailed
 from pipelines.spec import DilocoConfig, StabilityConfig, TrainingConfig
 from pipelines.training.metrics import Reading
-from pipelines.training.out_of_memory import advice, gib
 from pipelines.training.planning.facts import Calibration, Plan, Range
+from pipelines.training.supervision.out_of_memory import advice, gib
 
 WARM_UP_STEPS, MEASURED_STEPS, BLOCK_STEPS = 4, 20, 2
 SAVE_EVERY_STEPS = 8

@@ -9,12 +9,12 @@ import torch
 
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.nodes import Place
-from pipelines.training.out_of_memory import MemoryGroup
 from pipelines.training.planning.calibration import calibrate
 from pipelines.training.planning.estimate import timed
 from pipelines.training.planning.facts import Device, Plan
 from pipelines.training.planning.memory import checkpoint_bytes, memory_per_rank
 from pipelines.training.planning.sizes import measure_sizes
+from pipelines.training.supervision.out_of_memory import MemoryGroup
 
 _CONTEXT_BYTES = 600 * 2**20
 """Of a GPU's memory, left to its context."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipelines.spec import TrainingConfig
-from pipelines.training.out_of_memory import gib
 from pipelines.training.planning.facts import Calibration, Comparison, Plan, Range, RankMemory
+from pipelines.training.supervision.out_of_memory import gib
 
 
 def plan_text(plan: Plan, training: TrainingConfig) -> str:

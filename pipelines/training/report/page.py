@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pipelines.pages import render_page
 from pipelines.spec import TrainingConfig
 from pipelines.training.determinism import Determinism, RankRecord
-from pipelines.training.events import Event
 from pipelines.training.metrics import Reading
 from pipelines.training.planning.facts import Comparison
 from pipelines.training.planning.words import comparison_rows, duration, size
 from pipelines.training.report.curves import Interruption, draw_curves, interruptions
 from pipelines.training.report.template import PAGE
+from pipelines.training.supervision.events import Event
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import pytest
 
 from pipelines.spec import TrainingConfig
 from pipelines.training.determinism import Determinism, RankRecord
-from pipelines.training.events import Event, EventKind
 from pipelines.training.metrics import Reading
 from pipelines.training.planning.facts import Comparison, Range
 from pipelines.training.report import Report, render
 from pipelines.training.report.curves import NUM_POINTS, Interruption, curve, interruptions
+from pipelines.training.supervision.events import Event, EventKind
 
 RECORD = RankRecord(
     versions={"torch": "2.13.0"},

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.training.failure import indent
-from pipelines.training.heartbeat import Heartbeat
 from pipelines.training.job import TrainingJob
-from pipelines.training.watchdog import Watchdog
+from pipelines.training.supervision.failure import indent
+from pipelines.training.supervision.heartbeat import Heartbeat
+from pipelines.training.supervision.watchdog import Watchdog
 
 STACK_SIGNAL = signal.SIGUSR1
 """At this signal a rank writes its stack to its file, also while it waits inside a library."""

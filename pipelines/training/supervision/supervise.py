@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pipelines import process
 from pipelines.errors import RanksFailed, SlipwayError, TrainingStopped
 from pipelines.settings import REPOSITORY, read_settings
-from pipelines.training.events import EventKind
-from pipelines.training.failure import TAIL_LINES, death_in, ending, explain_failure, final_reason
-from pipelines.training.hangs import HangBreaker
-from pipelines.training.heartbeat import read_heartbeats
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.launch import agent_command, num_cores, rank_environment
-from pipelines.training.out_of_memory import MemoryGroup, explain_kill
-from pipelines.training.progress import Progress, Report
-from pipelines.training.telemetry import Telemetry
+from pipelines.training.supervision.events import EventKind
+from pipelines.training.supervision.failure import TAIL_LINES, death_in, ending, explain_failure, final_reason
+from pipelines.training.supervision.hangs import HangBreaker
+from pipelines.training.supervision.heartbeat import read_heartbeats
+from pipelines.training.supervision.out_of_memory import MemoryGroup, explain_kill
+from pipelines.training.supervision.progress import Progress, Report
+from pipelines.training.supervision.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 

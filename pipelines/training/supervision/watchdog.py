@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.spec import WatchdogConfig
-from pipelines.training.heartbeat import Heartbeat, Phase
+from pipelines.training.supervision.heartbeat import Heartbeat, Phase
 
 MEASURED_STEPS = 3
 """Looks at moving ranks before the median step counts."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipelines.errors import StoreUnavailable
-from pipelines.training.events import Event, EventKind, append_event, parse_events
-from pipelines.training.heartbeat import Heartbeat
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.metrics import Reading, parse_readings
-from pipelines.training.out_of_memory import gib
-from pipelines.training.telemetry import Snapshot, Telemetry
-from pipelines.training.usage import Usage, UsageMeter
+from pipelines.training.supervision.events import Event, EventKind, append_event, parse_events
+from pipelines.training.supervision.heartbeat import Heartbeat
+from pipelines.training.supervision.out_of_memory import gib
+from pipelines.training.supervision.telemetry import Snapshot, Telemetry
+from pipelines.training.supervision.usage import Usage, UsageMeter
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import pytest
 
 from pipelines.errors import RanksFailed, SlipwayError, StoreUnavailable, TrainingDiverged
 from pipelines.spec import ArchitectureConfig, TrainingConfig
-from pipelines.training.events import Event, EventKind, append_event, read_events
-from pipelines.training.failure import death_in, explain_failure, final_reason, leave_reason
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.metrics import MetricsLog, Reading, read_metrics
-from pipelines.training.progress import Progress, Report, describe
-from pipelines.training.telemetry import Telemetry
-from pipelines.training.usage import Usage
+from pipelines.training.supervision.events import Event, EventKind, append_event, read_events
+from pipelines.training.supervision.failure import death_in, explain_failure, final_reason, leave_reason
+from pipelines.training.supervision.progress import Progress, Report, describe
+from pipelines.training.supervision.telemetry import Telemetry
+from pipelines.training.supervision.usage import Usage
 
 
 @pytest.fixture

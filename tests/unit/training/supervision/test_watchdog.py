@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipelines.spec import WatchdogConfig
-from pipelines.training.heartbeat import Heartbeat, Phase
-from pipelines.training.watchdog import Hang, Watchdog
+from pipelines.training.supervision.heartbeat import Heartbeat, Phase
+from pipelines.training.supervision.watchdog import Hang, Watchdog
 
 CONFIG = WatchdogConfig(factor=10.0, min_seconds=5.0, start_seconds=100.0)
 

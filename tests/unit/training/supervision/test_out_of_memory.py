@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.errors import OutOfMemory
 from pipelines.spec import TrainingConfig
-from pipelines.training.out_of_memory import GIB, MemoryGroup, advice, explain_kill
+from pipelines.training.supervision.out_of_memory import GIB, MemoryGroup, advice, explain_kill
 
 
 @pytest.mark.parametrize(

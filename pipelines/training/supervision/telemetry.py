@@ -15,7 +15,7 @@ from pipelines.settings import Settings
 from pipelines.store import Store
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import Reading, TensorBoardLog
-from pipelines.training.usage import Usage
+from pipelines.training.supervision.usage import Usage
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from pipelines.training.heartbeat import DeviceUse, Heartbeat
+from pipelines.training.supervision.heartbeat import DeviceUse, Heartbeat
 
 
 @dataclass(frozen=True)
