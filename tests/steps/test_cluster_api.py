@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -267,15 +268,13 @@ def test_owned_objects_go_with_their_owner(cluster: Cluster, core: client.CoreV1
     core.create_namespaced_config_map(
         "slipway", {**owned, "metadata": {"name": "owned", "ownerReferences": [reference]}}
     )
+    before = core.list_namespaced_config_map("slipway").metadata.resource_version
     core.delete_namespaced_config_map("owner", "slipway", propagation_policy="Foreground")
-    stream = watch.Watch().stream(core.list_namespaced_config_map, "slipway", timeout_seconds=10)
-    gone = []
-    if cluster.list(CONFIG_MAP):
-        for event in stream:
-            gone += [event["object"].metadata.name] if event["type"] == "DELETED" else []
-            if "owner" in gone:
-                break
-        assert gone == ["owned", "owner"]
+    stream = watch.Watch().stream(
+        core.list_namespaced_config_map, "slipway", resource_version=before, timeout_seconds=60
+    )
+    gone = (event["object"].metadata.name for event in stream if event["type"] == "DELETED")
+    assert list(itertools.islice(gone, 2)) == ["owned", "owner"]
     assert cluster.list(CONFIG_MAP) == []
 
 
