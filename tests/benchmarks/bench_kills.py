@@ -48,6 +48,11 @@ def readings_of(case: TrainingCase) -> list[Reading]:
     return read_metrics(files[-1]) if files else []
 
 
+def newest_step(case: TrainingCase) -> int:
+    """Return how far the training is; a rank that starts again writes its readings anew."""
+    return wait_for(lambda: readings_of(case), "a reading")[-1].step
+
+
 def first_reading(case: TrainingCase, since: float) -> float:
     """Return how long after a moment the first reading was taken."""
 
@@ -66,9 +71,9 @@ def cold_start(case: TrainingCase, run_id: str) -> float:
 
 def kill_once(case: TrainingCase, step: subprocess.Popen[str], chance: random.Random) -> Recovery:
     """Let the training go on for some steps, kill a rank, and see it come back."""
-    wanted = readings_of(case)[-1].step + chance.randrange(2 * EVERY_STEPS)
-    wait_for(lambda: readings_of(case)[-1].step >= wanted, f"step {wanted}")
-    before, since = readings_of(case)[-1].step, time.time()
+    wanted = newest_step(case) + chance.randrange(2 * EVERY_STEPS)
+    before = wait_for(lambda: done if (done := newest_step(case)) >= wanted else 0, f"step {wanted}")
+    since = time.time()
     chance.choice(wait_for(lambda: processes_below(step.pid, RANK_MODULE), "a rank")).kill()
     seconds = first_reading(case, since)
     first_new = next(reading.step for reading in readings_of(case) if reading.at > since)
