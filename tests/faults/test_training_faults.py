@@ -114,7 +114,7 @@ def test_a_rank_that_hangs_is_named_and_replaced_and_the_training_ends_with_the_
         watchdog={"factor": 2.0, "min_seconds": 3.0, "start_seconds": 60.0},  # of ranks that have hardly begun
     )
     with case.started(case.info()) as step:
-        wait_for(case.checkpoint_steps, "a checkpoint")
+        wait_for(lambda: max(case.checkpoint_steps(), default=0) >= MAX_STEPS // 2, "steps that the watchdog has seen")
         victim = processes_below(step.pid, RANK_MODULE)[-1]
         rank = victim.environ()["RANK"]
         victim.suspend()
