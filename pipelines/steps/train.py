@@ -16,9 +16,9 @@ from pipelines.formats.shards import TokenShards
 from pipelines.keys import code_digest
 from pipelines.spec import ArchitectureConfig, Frozen, ModelSpec, Source, TrainingConfig
 from pipelines.step import StepContext
+from pipelines.training.assistance import help_first_node
 from pipelines.training.data import WindowedTokens
 from pipelines.training.determinism import Determinism, read_records
-from pipelines.training.helper import help_first_node
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import read_metrics
 from pipelines.training.nodes import Meeting, Place

@@ -13,6 +13,7 @@ from pipelines.spec import TrainingConfig
 from pipelines.training.checkpoints.checkpointer import open_checkpointer
 from pipelines.training.compilation import compile_layers
 from pipelines.training.data import BatchOrder, Share, WindowedTokens
+from pipelines.training.files import append_line
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.layers import recompute_activations
 from pipelines.training.loader import Loader
@@ -26,7 +27,6 @@ from pipelines.training.precision import autocast, compute_dtype, deterministic
 from pipelines.training.stability import Rewind, Rewound, Stability
 from pipelines.training.start import save_trained, starting_model
 from pipelines.training.strategies import Strategy
-from pipelines.training.supervision.events import append_event
 from pipelines.training.supervision.heartbeat import LiveState, Phase
 from pipelines.training.update import Update
 
@@ -95,7 +95,7 @@ class Training:
         self._stability = Stability(
             config.stability,
             strategy,
-            tell=functools.partial(append_event, job.incidents_file),
+            tell=functools.partial(append_line, job.incidents_file),
             rewound=rewound,
             overflow_is_usual=dtype is torch.float16,
         )

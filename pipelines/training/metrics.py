@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pipelines.spec import Frozen
+from pipelines.training.files import append_line, read_lines
 
 
 class Reading(Frozen):
@@ -55,8 +53,7 @@ class MetricsLog:
 
     def append(self, reading: Reading) -> None:
         """Write one reading; whoever follows the file sees whole lines."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(reading.model_dump_json() + "\n")
+        append_line(self._file, reading)
 
     def content(self) -> bytes:
         """Return everything so far."""
@@ -65,18 +62,7 @@ class MetricsLog:
 
 def read_metrics(file: Path) -> list[Reading]:
     """Return the readings in a file; a last line that is still being written is left out."""
-    if not file.is_file():
-        return []
-    return [*parse_readings(file.read_text(encoding="utf-8").splitlines())]
-
-
-def parse_readings(lines: Iterable[str]) -> Iterable[Reading]:
-    """Yield the readings of whole lines."""
-    for line in lines:
-        try:
-            yield Reading.model_validate(json.loads(line))
-        except (ValueError, ValidationError):
-            return
+    return read_lines(file, Reading)
 
 
 def write_tensorboard(readings: Sequence[Reading], folder: Path) -> None:

@@ -11,8 +11,9 @@ from pipelines.errors import ArtifactMissing
 from pipelines.formats.records import TRAINING_REPORT_FILE
 from pipelines.store import Store
 from pipelines.training.determinism import Determinism
+from pipelines.training.files import parse_lines
 from pipelines.training.job import TrainingJob
-from pipelines.training.metrics import Reading, parse_readings, write_tensorboard
+from pipelines.training.metrics import Reading, write_tensorboard
 from pipelines.training.report import Report, render
 
 METRICS_FILE = "metrics.jsonl"
@@ -52,4 +53,4 @@ def read_readings(store: Store, record: ArtifactRef) -> list[Reading]:
         ArtifactMissing: when the record has none.
         ArtifactCorrupt: when its bytes differ from the manifest.
     """
-    return [*parse_readings(read_file(store, record, METRICS_FILE).decode().splitlines())]
+    return [*parse_lines(read_file(store, record, METRICS_FILE).decode().splitlines(), Reading)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -48,12 +46,6 @@ class FullyShardedDataParallel(Ranks, Together):
             divide(layer, reshard_after_forward=self._config.reshard_after_forward)
         divide(module)
         return module
-
-    def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
-        return module
-
-    def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import AbstractContextManager
-
 import torch
-from torch import nn
 
 from pipelines.training.strategies.ranks import Ranks
 from pipelines.training.strategies.single import Whole
@@ -18,9 +14,6 @@ class Independent(Ranks, Whole):
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
         self.replica = str(self.rank)
-
-    def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return this rank's own values: nobody waits for others to tell how it goes."""

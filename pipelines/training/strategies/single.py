@@ -16,6 +16,12 @@ class Together:
     replica = ""
     has_lost_ranks = False
 
+    def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
+        return module
+
+    def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def after_step(self, model: nn.Module, step: int) -> None:
         """Nothing is exchanged between steps."""
 
@@ -51,12 +57,6 @@ class SingleRank(Whole):
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world_size, self.device = 0, 1, device
         self.data_rank, self.data_world_size = 0, 1
-
-    def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
-        return module
-
-    def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return values

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipelines import errors
 from pipelines.errors import ExitCode, RanksFailed, SlipwayError
+from pipelines.training.files import replace_text
 from pipelines.training.job import TrainingJob
 
 TAIL_LINES = 15
@@ -28,9 +29,7 @@ def prepare_reason(job: TrainingJob) -> Path:
 
 def leave_reason(file: Path, error: SlipwayError) -> ExitCode:
     """Write down why a rank fails, in one step; return its exit status."""
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}), encoding="utf-8")
-    draft.replace(file)
+    replace_text(file, json.dumps({"kind": type(error).__name__, "message": str(error)}))
     return error.exit_code
 
 

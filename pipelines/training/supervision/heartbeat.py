@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipelines.spec import Frozen
+from pipelines.training.files import replace_text
 
 BEAT_SECONDS = 1.0
 
@@ -105,7 +106,7 @@ def _beat(state: LiveState, folder: Path, ended: threading.Event) -> None:
     file = folder / f"rank-{os.environ['RANK']}.json"
     while True:
         with contextlib.suppress(OSError):  # a full disk is for whoever saves to tell
-            _replace(file, _heartbeat(state).model_dump_json())
+            replace_text(file, _heartbeat(state).model_dump_json())
         if ended.wait(BEAT_SECONDS):
             return
 
@@ -120,12 +121,6 @@ def _heartbeat(state: LiveState) -> Heartbeat:
         exchanges=_exchanges(),
         device=_device_use(),
     )
-
-
-def _replace(file: Path, text: str) -> None:
-    draft = file.with_suffix(".draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
 
 
 def _exchanges() -> int:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipelines.errors import StoreUnavailable
+from pipelines.training.files import append_line, parse_lines
 from pipelines.training.job import Resumption, TrainingJob
-from pipelines.training.metrics import Reading, parse_readings
-from pipelines.training.supervision.events import Event, EventKind, append_event, parse_events
+from pipelines.training.metrics import Reading
+from pipelines.training.supervision.events import Event, EventKind
 from pipelines.training.supervision.heartbeat import Heartbeat
 from pipelines.training.supervision.out_of_memory import gib
 from pipelines.training.supervision.telemetry import Snapshot, Telemetry
@@ -49,10 +50,10 @@ class Progress:
     def forward(self, beats: Mapping[int, Heartbeat]) -> None:
         """Pass on what is new. A store that is away is no reason to stop a training."""
         self._forward_resumption()
-        for incident in parse_events(self._incidents.new_lines()):
+        for incident in parse_lines(self._incidents.new_lines(), Event):
             self._tell(incident)
         usage = self._meter.measure(beats)
-        readings = list(parse_readings(self._metrics.new_lines()))
+        readings = list(parse_lines(self._metrics.new_lines(), Reading))
         if readings:
             self._step = readings[-1].step
             self._log(readings[-1], usage)
@@ -72,7 +73,7 @@ class Progress:
 
     def _tell(self, event: Event) -> None:
         logger.log(logging.INFO if event.kind is EventKind.RESUMPTION else logging.WARNING, "training: %s", event.text)
-        append_event(self._job.events_file, event)
+        append_line(self._job.events_file, event)
 
     def _log(self, reading: Reading, usage: Usage) -> None:
         if time.monotonic() - self._logged_at >= LOG_SECONDS or reading.step == self._job.training.max_steps:

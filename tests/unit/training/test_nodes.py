@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.errors import RanksFailed, TrainingDiverged
 from pipelines.spec import ArchitectureConfig, TrainingConfig
-from pipelines.training import helper
+from pipelines.training import assistance
 from pipelines.training.job import TrainingJob
 from pipelines.training.nodes import Meeting, Place
 
@@ -63,8 +63,8 @@ def test_a_helper_joins_each_start_in_a_workspace_of_its_own(job: TrainingJob, m
         joined.append(here.workspace)
         raise RanksFailed("rank 1 died with the first machine")
 
-    monkeypatch.setattr(helper, "supervise", supervise)
-    helper.help_first_node(job, Starts(times=2))
+    monkeypatch.setattr(assistance, "supervise", supervise)
+    assistance.help_first_node(job, Starts(times=2))
     assert joined == [job.workspace / "start-1", job.workspace / "start-2"]
 
 
@@ -72,6 +72,6 @@ def test_a_helper_whose_rank_knows_why_it_fails_says_so(job: TrainingJob, monkey
     def supervise(_here: TrainingJob, _report: object) -> None:
         raise TrainingDiverged("the loss is nan")
 
-    monkeypatch.setattr(helper, "supervise", supervise)
+    monkeypatch.setattr(assistance, "supervise", supervise)
     with pytest.raises(TrainingDiverged, match="the loss is nan"):
-        helper.help_first_node(job, Starts(times=1))
+        assistance.help_first_node(job, Starts(times=1))

@@ -11,9 +11,10 @@ import pytest
 
 from pipelines.errors import RanksFailed, SlipwayError, StoreUnavailable, TrainingDiverged
 from pipelines.spec import ArchitectureConfig, TrainingConfig
+from pipelines.training.files import append_line
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.metrics import MetricsLog, Reading, read_metrics
-from pipelines.training.supervision.events import Event, EventKind, append_event, read_events
+from pipelines.training.supervision.events import Event, EventKind, read_events
 from pipelines.training.supervision.failure import death_in, explain_failure, final_reason, leave_reason
 from pipelines.training.supervision.progress import Progress, Report, describe
 from pipelines.training.supervision.telemetry import Telemetry
@@ -123,7 +124,7 @@ def test_what_befell_a_training_is_in_the_log_and_in_its_record(
 ) -> None:
     progress = following(job)
     MetricsLog(job.metrics_file).append(reading(10))
-    append_event(job.incidents_file, Event(kind=EventKind.INCIDENT, step=7, text="loss is nan at step 7; skipped"))
+    append_line(job.incidents_file, Event(kind=EventKind.INCIDENT, step=7, text="loss is nan at step 7; skipped"))
     progress.forward({})
     progress.forward({})
     progress.restarted(1, "rank 1 was ended by SIGKILL")
