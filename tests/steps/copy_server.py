@@ -104,13 +104,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fault = "500" if self.habits.fails(body["prompt"]) else self.server.fault
         self.seen.append({name.lower(): value for name, value in self.headers.items()})
         with self.habits.at_work() as seconds:
             time.sleep(float(body.get("seconds", ANSWER_SECONDS)) + seconds)
-        match "500" if self.habits.fails(body["prompt"]) else self.server.fault:
+        match fault:
             case "silent":
                 time.sleep(SILENT_SECONDS)
-            case "reset" | "reset once" as fault:
+            case "reset" | "reset once":
                 self.server.fault = "" if fault == "reset once" else fault
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
@@ -164,7 +165,8 @@ class Server(ThreadingHTTPServer):
     """One copy in this process.
 
     `fault` makes it fail: `silent`, `reset` or `reset once` before an answer, `break` in the middle of a streamed one,
-    or with a status. `seen` has the headers of each POST, `refused` each status that was a fault.
+    or with a status; what it says when a request arrives is what happens to that one. `seen` has the headers of each
+    POST, `refused` each status that was a fault.
     """
 
     request_queue_size = 128
