@@ -74,6 +74,12 @@ def follow(
     return _end_of(url, rollout)
 
 
+def environment(settings: Settings, candidate: Candidate) -> dict[str, str]:
+    """Return what a candidate's run is told: the installation's settings, also when its sources lie elsewhere."""
+    told = LocalStack(settings.model_copy(update={"home": settings.resolved_home()})).environment
+    return {**told, "PYTHONPATH": os.pathsep.join([str(candidate.tree), str(candidate.tree / "plugins")])}
+
+
 def latest(url: str, service: str) -> Rollout | None:
     """Return the rollout that was opened last, or None."""
     return next(iter(ledger.list_rollouts(url, service, limit=1)), None)
@@ -84,14 +90,16 @@ def _running(
     settings: Settings, candidate: Candidate, arguments: list[str], log: Path | None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start `python -m pipelines run` for a block; if the block fails, interrupt it, and let it roll back."""
-    tree = candidate.tree
-    environment = LocalStack(settings).environment
-    environment["PYTHONPATH"] = os.pathsep.join([str(tree), str(tree / "plugins")])
     command = [sys.executable, "-m", "pipelines", "run", "--spec", str(candidate.spec), *arguments]
     with contextlib.ExitStack() as opened:
         output = None if log is None else opened.enter_context(log.open("w", encoding="utf-8"))
         process = subprocess.Popen(
-            command, cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=candidate.tree,
+            env=environment(settings, candidate),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             yield process
