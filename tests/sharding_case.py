@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import multiprocessing
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -19,9 +18,9 @@ from pipelines.errors import SlipwayError
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.metrics import Reading, read_metrics
+from tests.rank_processes import run_ranks
 from tests.training_case import make_case
 
-DEADLINE_SECONDS = 400.0
 WITHOUT_GROUPS = ("gpt2", "gpt_neox")
 TRAINING = {
     "max_steps": 3, "batch_size": 8, "accumulation_steps": 2, "sequence_length": 16, "warmup_steps": 0,
@@ -99,22 +98,11 @@ def train_all(folder: Path, scenarios: Sequence[Scenario]) -> Trained:
     jobs = [trained.job(scenario) for scenario in scenarios]
     for job in jobs:
         job.save()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.training.loop", "pipelines.training.strategies", __name__])
-    count = max(job.training.ranks for job in jobs)
-    processes = [context.Process(target=_be_rank, args=(rank, folder, scenarios), daemon=True) for rank in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(DEADLINE_SECONDS)
-    assert [process.exitcode for process in processes] == [0] * count
+    run_ranks(max(job.training.ranks for job in jobs), _be_rank, folder, scenarios)
     return trained
 
 
 def _be_rank(rank: int, folder: Path, scenarios: Sequence[Scenario]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RESTART_COUNT": "0"}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
-    torch.set_num_threads(1)
     for scenario in scenarios:
         job = Trained(folder).job(scenario)
         if rank < job.training.ranks:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import torch
 from pipelines.spec import TrainingConfig
 from pipelines.training.job import Resumption, TrainingJob
 from pipelines.training.metrics import Reading, read_metrics
+from tests.rank_processes import run_ranks
 from tests.training_case import make_case
-
-DEADLINE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -99,27 +96,12 @@ def train_all(folder: Path, scenarios: Sequence[Scenario]) -> Trained:
         if scenario.is_told_to_stop:
             job.stop_file.touch()
     count = max(scenario.ranks for scenario in scenarios)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.training.loop", "pipelines.training.strategies"])  # once for all
-    processes = [context.Process(target=_be_rank, args=(rank, folder, scenarios), daemon=True) for rank in range(count)]
-    for process in processes:
-        process.start()
-    running = {process.sentinel: process for process in processes}
-    while running:
-        for sentinel in connection.wait(list(running), DEADLINE_SECONDS) or list(running):
-            ended = running.pop(sentinel)
-            if ended.exitcode not in (0, -signal.SIGKILL):
-                for other in running.values():  # which wait for it
-                    other.kill()
     killed = {rank for scenario in scenarios for rank in scenario.killed_at}
-    assert [process.exitcode for process in processes] == [-signal.SIGKILL * (rank in killed) for rank in range(count)]
+    run_ranks(count, _be_rank, folder, scenarios, killed=killed)
     return trained
 
 
 def _be_rank(rank: int, folder: Path, scenarios: Sequence[Scenario]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RESTART_COUNT": "0"}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
-    torch.set_num_threads(1)
     for scenario in scenarios:
         if rank < scenario.ranks:
             os.environ |= {"WORLD_SIZE": str(scenario.ranks), "LOCAL_WORLD_SIZE": str(scenario.ranks)}

@@ -56,7 +56,7 @@ class ServiceConfig(Frozen):
 
     recorded_requests: int = Field(default=0, ge=0, le=1000)
     """Last requests of users that a copy keeps, redacted as far as patterns go, to send them again to both versions of
-    the next rollout; shared out to the workers. 0: none, for prompts are private."""
+    the next rollout; shared out to the workers. 0: none, for prompts are private. On a cluster none are kept."""
 
     @model_validator(mode="after")
     def _every_worker_may_record(self) -> Self:

@@ -86,8 +86,9 @@ class DilocoConfig(Frozen):
     outer_learning_rate: float = Field(default=0.7, gt=0.0, le=2.0)
     """Learning rate of the outer step."""
 
-    outer_momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Nesterov momentum of the outer step."""
+    outer_momentum: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Nesterov momentum of the outer step. The paper's 0.9 goes on from weights that were trained before; from scratch,
+    over some dozens of rounds, it overshoots."""
 
     overlap_steps: int = Field(default=10, ge=0)
     """Inner steps that are taken while an exchange is under way, before its outcome is used; 0: nobody goes on until it

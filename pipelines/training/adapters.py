@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipelines.errors import AdapterUnsound, BadInput
 from pipelines.spec import LoraConfig
+from pipelines.training.initial import Named
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,21 +23,23 @@ if TYPE_CHECKING:
 _NAME = "default"
 """What peft calls an adapter that is the only one."""
 
-_MOVES = f".lora_B.{_NAME}"
-"""In the names of matrices that begin at zero: only a gradient moves them, weight decay does not."""
+_MOVES = f"lora_B.{_NAME}.weight"
+"""Name of a matrix that begins at zero: only a gradient moves it, weight decay does not."""
+
+_PARTS = re.compile(r"\.(base_layer|lora_[AB])\.")
+"""In the names of an adapted layer's weights."""
 
 
-def attach(model: PreTrainedModel, lora: LoraConfig, *, base: str, revision: str, seed: int) -> PeftModel:
-    """Return a model whose own weights are frozen, with adapters of random weights; equal arguments give equal ones.
+def attach(model: PreTrainedModel, lora: LoraConfig, *, base: str, revision: str) -> PeftModel:
+    """Return a model whose own weights are frozen, with adapters beside them.
 
     Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 
     Args:
-        model: to be adapted; it is changed.
+        model: to be adapted, on the meta device; it is changed.
         lora: what the adapters are.
         base: where the weights came from, which the adapter says that it belongs to.
         revision: of `base`; empty where it has none.
-        seed: of the adapters' weights.
 
     Raises:
         BadInput: when there is no linear layer of a name that is to be adapted.
@@ -52,52 +57,88 @@ def attach(model: PreTrainedModel, lora: LoraConfig, *, base: str, revision: str
         fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D holds the transposed matrix
         revision=revision or None,
     )
-    torch.manual_seed(seed)
-    return peft.get_peft_model(model, config)
+    return peft.get_peft_model(model, config, low_cpu_mem_usage=True)  # adapters, too, without weights
 
 
-def finish(adapted: PeftModel, weights: Mapping[str, torch.Tensor], folder: Path) -> nn.Module:
-    """Save a trained adapter, and return the model with the adapter merged into its weights.
+def random_adapters(model: nn.Module, seed: int) -> Iterator[Named]:
+    """Yield the adapters of a model as they begin; equal arguments give equal ones.
 
     Args:
-        adapted: the model as `attach` returned it when the training began.
-        weights: of the model inside of it, after the training.
+        model: as `attach` made it; its adapters are brought to the host.
+        seed: of the random numbers.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    torch.manual_seed(seed)
+    for prefix, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices.to_empty(device="cpu")
+            layer.reset_lora_parameters(_NAME, init_lora_weights=True)
+            yield from (
+                (f"{prefix}.{name}", weight) for name, weight in layer.named_parameters() if ".lora_" in f".{name}"
+            )
+
+
+def merged(
+    adapted: PeftModel, weights: Iterable[Named], begun: Callable[[str], torch.Tensor], folder: Path
+) -> Iterator[Named]:
+    """Yield a model's weights with its adapters merged into them, layer by layer; then save the adapter.
+
+    Args:
+        adapted: the model as `attach` made it.
+        weights: of the model inside of it, after the training, those of a layer in a row.
+        begun: returns a weight as it was given, by its name.
         folder: where the adapter goes, as `peft` reads it.
 
     Raises:
-        AdapterUnsound: when the adapter did not move, or anything else did.
+        AdapterUnsound: at the end, when the adapter did not move, or anything else did.
     """
-    model = adapted.get_base_model()
-    _check_moved(model, weights)
-    model.load_state_dict(weights)
+    model, adapter = adapted.get_base_model(), dict[str, torch.Tensor]()
+    still, moved = list[str](), list[str]()
+    for name, items in itertools.groupby(weights, key=lambda item: _PARTS.split(item[0])[0]):
+        parts = dict(items)
+        frozen = {_PARTS.sub(".", key): weight for key, weight in parts.items() if ".lora_" not in key}
+        moved += [key for key, weight in frozen.items() if not torch.equal(begun(key).to(weight.dtype), weight)]
+        if name in parts:
+            yield name, parts[name]
+            continue
+        own = {key.removeprefix(f"{name}."): weight for key, weight in parts.items()}
+        adapter |= {key: weight for key, weight in parts.items() if ".lora_" in key}
+        still += [] if own[_MOVES].any() else [name]
+        yield from _merged_layer(model.get_submodule(name), name, own)
+    _refuse_unsound(still, moved)
+    _save(adapted, adapter, folder)
+
+
+def _merged_layer(layer: nn.Module, name: str, weights: dict[str, torch.Tensor]) -> Iterator[Named]:
+    layer.load_state_dict(weights, assign=True)
+    layer.merge(safe_merge=True)
+    for key, weight in layer.get_base_layer().named_parameters():
+        yield f"{name}.{key}", weight.detach()
+    layer.to_empty(device="meta")
+
+
+def _save(adapted: PeftModel, adapter: dict[str, torch.Tensor], folder: Path) -> None:
     config = adapted.peft_config[_NAME]
     config.target_modules = sorted(config.target_modules)  # a set: equal adapters are to be equal bytes
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+    state = {f"base_model.model.{name}": weight for name, weight in adapter.items()}
+    adapted.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     (folder / "README.md").unlink()  # a form with nothing filled in
-    merged: nn.Module = adapted.merge_and_unload(safe_merge=True)
-    return merged
 
 
-def _check_moved(begun: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Compare the weights after a training with those before it: every adapter moved, and nothing else did."""
-    before = begun.state_dict()
-    trained = {name for name, parameter in begun.named_parameters() if parameter.requires_grad}
-    still = [name.partition(_MOVES)[0] for name in trained if _MOVES in name and _equal(before, weights, name)]
+def _refuse_unsound(still: list[str], moved: list[str]) -> None:
+    """See that every adapter moved, and nothing else did."""
     if still:
         raise AdapterUnsound(
             f"training: the adapters of {len(still)} layers did not move, such as {min(still)}; "
             "raise training.learning_rate, or leave them out of training.start.lora.target_modules"
         )
-    moved = [name for name in before if name not in trained and not _equal(before, weights, name)]
     if moved:
         raise AdapterUnsound(
             f"training: {len(moved)} frozen weights changed, such as {min(moved)}; the adapter does not belong to "
             "training.start.weights any more; choose another training.strategy"
         )
-
-
-def _equal(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], name: str) -> bool:
-    return bool(torch.equal(before[name], after[name].to(before[name].dtype)))
 
 
 def _check_targets(model: PreTrainedModel, names: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pipelines import process
+from pipelines.training.imports import quick_imports
 
 AGENT_PID = "SLIPWAY_AGENT_PID"
 """Variable with the process id of the agent, for its ranks."""
@@ -21,11 +22,12 @@ def main(arguments: list[str]) -> int:
     """Run torchrun with its own arguments; leave `failure.json` beside the job when a rank failed."""
     process.die_with_parent()
     os.environ[AGENT_PID] = str(os.getpid())
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    with quick_imports():
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.run import parse_args, run
 
-    from pipelines.training import rendezvous
+        from pipelines.training import rendezvous
 
     rendezvous.register()
     try:

@@ -10,9 +10,13 @@ import numpy.typing as npt
 
 from pipelines.errors import BadInput
 from pipelines.formats.shards import TokenSplit
+from pipelines.training.shuffle import shuffled
 
 NO_TOKEN = -1
 """In a window: beyond the end of the data."""
+
+SPAN = 1 << 12
+"""Windows of an epoch whose order is computed at once."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Share:
 class BatchOrder:
     """The order in which windows are learnt: each once per epoch, shuffled anew for every epoch.
 
-    The windows of a step do not depend on how many ranks share them.
+    The windows of a step do not depend on how many ranks share them. However many windows there are, the order takes no
+    more memory.
     """
 
     num_windows: int
@@ -49,8 +54,9 @@ class BatchOrder:
         """Return the windows from one position of the endless sequence of epochs to another."""
         parts = []
         while position < end:
-            epoch, offset = divmod(position, self.num_windows)
-            parts.append(_shuffled(self.num_windows, self.seed, epoch)[offset : offset + end - position])
+            epoch, place = divmod(position, self.num_windows)
+            span, offset = divmod(place, SPAN)
+            parts.append(_span(span, self.num_windows, self.seed, epoch)[offset : offset + end - position])
             position += len(parts[-1])
         return np.concatenate(parts)
 
@@ -80,8 +86,10 @@ class WindowedTokens:
         """Return windows by number, shape (*windows.shape, sequence_length + 1): inputs and, moved by one, targets."""
         numbers = np.asarray(windows, np.int64)
         starts, length = numbers.ravel() * self.sequence_length, self.sequence_length + 1
-        rows = np.full((len(starts), length), NO_TOKEN)
         is_whole = starts + length <= len(self._split)
+        if is_whole.all():  # as of nearly all reads; one copy less
+            return self._split.rows(starts, length).astype(np.int64).reshape(*numbers.shape, length)
+        rows = np.full((len(starts), length), NO_TOKEN)
         rows[is_whole] = self._split.rows(starts[is_whole], length)
         for row in np.flatnonzero(~is_whole):
             tail = self._split.slice(int(starts[row]), len(self._split))
@@ -90,5 +98,7 @@ class WindowedTokens:
 
 
 @functools.lru_cache(maxsize=2)
-def _shuffled(num_windows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(num_windows)
+def _span(number: int, num_windows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return one span of an epoch's order."""
+    places = np.arange(number * SPAN, min((number + 1) * SPAN, num_windows))
+    return shuffled(places, num_windows, seed, epoch)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import deque
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from pipelines.formats.shards import TokenShards
 from pipelines.spec import TrainingConfig
@@ -25,7 +27,7 @@ from pipelines.training.optimizer import build_optimizer
 from pipelines.training.pace import Pace
 from pipelines.training.precision import autocast, compute_dtype, deterministic
 from pipelines.training.stability import Rewind, Rewound, Stability
-from pipelines.training.start import save_trained, starting_model
+from pipelines.training.start import give_weights, model_without_weights, save_trained
 from pipelines.training.strategies import Strategy
 from pipelines.training.supervision.heartbeat import LiveState, Phase
 from pipelines.training.update import Update
@@ -48,10 +50,16 @@ def train(job: TrainingJob, strategy: Strategy, live: LiveState) -> None:
         return
     live.phase = Phase.ENDING
     strategy.finish(training.model)
-    weights = strategy.full_weights(training.model)
-    if strategy.rank == 0:
-        save_trained(job, training.model, weights)
+    publish(job, strategy, training.model)
     leave_record(job, strategy, training.model)
+
+
+def publish(job: TrainingJob, strategy: Strategy, model: nn.Module) -> None:
+    """Leave the model in the job's folder; rank 0 gathers its weights one by one, and the others take part."""
+    weights = strategy.full_weights(model)
+    if strategy.rank == 0:
+        save_trained(job, model, weights)
+    deque(weights, maxlen=0)
 
 
 def _trained(job: TrainingJob, strategy: Strategy, live: LiveState) -> Training | None:
@@ -80,12 +88,13 @@ class Training:
         self._live = live or LiveState()
         shards = TokenShards.open(job.tokens)
         self._loader = _open_loader(shards, config, strategy)
-        self.model = starting_model(job)
+        self.model = model_without_weights(job)
         if config.compile:
             compile_layers(self.model)
         if config.activation_checkpointing:
             recompute_activations(self.model)
         module = strategy.shard(NextTokenLoss(self.model))
+        give_weights(job, self.model)
         optimizer = build_optimizer(self.model, config, strategy.device)
         dtype = compute_dtype(config.precision, strategy.device)
         self._autocast = autocast(dtype, strategy.device)

@@ -1,28 +1,30 @@
-"""The model: a `transformers` architecture, and the loss that it learns by."""
+"""The model: a `transformers` architecture, first without weights."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from pipelines.errors import BadInput
 from pipelines.spec import ArchitectureConfig
+from pipelines.training.initial import place, random_weights
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
-
-def build_model(architecture: ArchitectureConfig, *, vocabulary_size: int, eos_id: int, seed: int) -> nn.Module:
-    """Return a model with random weights; equal arguments give equal weights."""
+def build_model(architecture: ArchitectureConfig, *, vocabulary_size: int, eos_id: int, seed: int) -> PreTrainedModel:
+    """Return a whole model with random weights, on the host; equal arguments give equal weights."""
     config = transformers_config(architecture, vocabulary_size=vocabulary_size, eos_id=eos_id)
-    torch.manual_seed(seed)
-    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    model = bare_model(config).to_empty(device="cpu")
+    model.tie_weights()
+    place(model, random_weights(bare_model(config), seed))
     return model
+
+
+def bare_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a model without weights: on the meta device, where tensors have shapes and no data."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def transformers_config(architecture: ArchitectureConfig, *, vocabulary_size: int, eos_id: int) -> PreTrainedConfig:
@@ -74,10 +76,3 @@ def _sizes(architecture: ArchitectureConfig) -> dict[str, Any]:
     if architecture.model_type == "mistral":
         sizes["sliding_window"] = None
     return sizes
-
-
-def save_model(model: nn.Module, weights: Mapping[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
-    """Write weights, configuration and tokenizer in Hugging Face format; equal weights give equal bytes."""
-    model.save_pretrained(folder, state_dict=dict(weights))
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, folder / name)

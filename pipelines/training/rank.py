@@ -14,6 +14,7 @@ from pathlib import Path
 from pipelines.errors import ExitCode, SlipwayError, StoreUnavailable
 from pipelines.spec import DilocoConfig
 from pipelines.training.agent import die_with_agent
+from pipelines.training.imports import quick_imports
 from pipelines.training.job import TrainingJob
 from pipelines.training.supervision.failure import leave_reason, prepare_reason
 from pipelines.training.supervision.hangs import STACK_SIGNAL, stack_file
@@ -49,9 +50,10 @@ def _telling_its_stack(file: Path) -> Iterator[None]:
 
 
 def _train(job: TrainingJob) -> None:
-    from pipelines.training.loop import train
-    from pipelines.training.strategies import open_strategy
-    from pipelines.training.supervision.heartbeat import LiveState, beating
+    with quick_imports():
+        from pipelines.training.loop import train
+        from pipelines.training.strategies import open_strategy
+        from pipelines.training.supervision.heartbeat import LiveState, beating
 
     attempt, live = os.environ["TORCHELASTIC_RESTART_COUNT"], LiveState()
     try:

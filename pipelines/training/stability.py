@@ -69,7 +69,7 @@ class Stability:
         Args:
             config: the policies.
             strategy: how the ranks share the work.
-            tell: gets each incident, on rank 0.
+            tell: gets each incident, on rank 0; of ranks that hold models of their own, from each.
             rewound: what the training that went back left; None when none did.
             overflow_is_usual: whether a gradient scaler tries its scale, so that infinite gradients are no incident.
         """
@@ -79,7 +79,7 @@ class Stability:
         self._rewound = rewound or Rewound()
         self._overflow_is_usual = overflow_is_usual
         self._recent: deque[float] = deque(maxlen=config.window_steps)
-        self._window = SpikeWindow(config, strategy.device) if config.spike == "skip" else None
+        self._window = SpikeWindow(config, strategy.device) if config.spike == "skip" and strategy.judges else None
         self._refused: list[torch.Tensor] = []
         self._flags = torch.tensor([0.0, 1.0], device=strategy.device).unbind()
         self.num_incidents = self._rewound.num_incidents
@@ -137,6 +137,8 @@ class Stability:
     ) -> list[bool]:
         """Judge steps whose numbers the host has read; return which were sound.
 
+        Where another rank judges, this one follows no policy.
+
         Raises:
             TrainingDiverged: when the policy is to stop, or incidents are too many.
             Rewind: when the policy is to go back.
@@ -147,6 +149,8 @@ class Stability:
         ]
 
     def _is_sound(self, step: int, loss: float, norm: float, *, is_refused: bool) -> bool:
+        if not self._strategy.judges:
+            return math.isfinite(loss) and math.isfinite(norm)
         if not math.isfinite(loss) or (not math.isfinite(norm) and not self._overflow_is_usual):
             name, value = ("loss", loss) if not math.isfinite(loss) else ("gradient norm", norm)
             self._follow(self._config.non_finite, step, f"{name} is {value} at step {step}")
@@ -167,18 +171,29 @@ class Stability:
 
     def _follow(self, policy: Policy, step: int, what: str) -> None:
         self.num_incidents += 1
+        if self._strategy.replica:
+            what = f"rank {self._strategy.rank}: {what}"
         if policy == "stop":
-            raise TrainingDiverged(f"training: {what}; {_ADVICE}")
+            raise TrainingDiverged(f"training: {what}; {self._advice}")
         if self.num_incidents > self._config.max_incidents:
             raise TrainingDiverged(
-                f"training: {what}, and training.stability.max_incidents is {self._config.max_incidents}; {_ADVICE}"
+                f"training: {what}, and training.stability.max_incidents is {self._config.max_incidents}; "
+                f"{self._advice}"
             )
         done = "its batch was skipped" if policy == "skip" else "going back, and leaving out the data up to it"
         number = f"incident {self.num_incidents} of at most {self._config.max_incidents}"
-        if self._strategy.rank == 0:
+        if self._strategy.rank == 0 or self._strategy.replica:
             self._tell(Event(kind=EventKind.INCIDENT, step=step, text=f"{what}; {done} ({number})"))
         if policy == "rewind":
             raise Rewind(Rewound(data_step=step + self.left_out_steps, num_incidents=self.num_incidents))
+
+    @property
+    def _advice(self) -> str:
+        policies = "skip" if self._strategy.replica else "skip or rewind"
+        return (
+            "lower training.learning_rate or training.clip_norm, lengthen training.warmup_steps, or let "
+            f"training.stability {policies}; nothing was published"
+        )
 
     def _shared(self, loss: torch.Tensor) -> torch.Tensor:
         """Return the loss of all who hold one model together: they must decide alike."""
@@ -209,9 +224,3 @@ class SpikeWindow:
         self._losses[place] = torch.where(refused, self._losses[place], loss)
         self._next = (place + 1) % len(self._losses)
         return refused
-
-
-_ADVICE = (
-    "lower training.learning_rate or training.clip_norm, lengthen training.warmup_steps, or let training.stability "
-    "skip or rewind; nothing was published"
-)

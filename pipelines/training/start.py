@@ -3,77 +3,89 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from pipelines.errors import BadInput
 from pipelines.formats.shards import TokenShards
 from pipelines.spec import ArchitectureConfig, LoraConfig
 from pipelines.training import adapters
+from pipelines.training.export import save_model
+from pipelines.training.given import FIELD, GivenWeights
+from pipelines.training.initial import Named, buffers, place, random_weights
 from pipelines.training.job import TrainingJob
-from pipelines.training.model import build_model, save_model
+from pipelines.training.model import bare_model, transformers_config
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-FIELD = "training.start.weights"
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
-def starting_model(job: TrainingJob) -> nn.Module:
-    """Return the model with which a training begins; equal jobs give equal weights.
+def model_without_weights(job: TrainingJob) -> nn.Module:
+    """Return the model of a training on the meta device, with its adapters where it has some.
 
     Raises:
         BadInput: when the given weights do not fit the spec's architecture, the tokens, or the adapter.
     """
-    start, seed = job.training.start, job.training.seed
     if job.start is None:
         shards = TokenShards.open(job.tokens)
-        return build_model(job.architecture, vocabulary_size=shards.vocabulary_size, eos_id=shards.eos_id, seed=seed)
-    if start.lora:
-        return _adapted_model(job, job.start, start.lora).get_base_model()
+        return bare_model(
+            transformers_config(job.architecture, vocabulary_size=shards.vocabulary_size, eos_id=shards.eos_id)
+        )
+    model = bare_model(_given_config(job, job.start))
+    GivenWeights(job.start, model)
+    return _adapted(job, model, lora).get_base_model() if (lora := job.training.start.lora) else model.train()
+
+
+def give_weights(job: TrainingJob, model: nn.Module) -> None:
+    """Set a model's weights, or this rank's parts of them, to those with which a training begins.
+
+    Equal jobs give equal weights, whatever the strategy.
+    """
+    start, seed, bare = job.training.start, job.training.seed, bare_model(model.config)
+    if job.start is None:
+        place(model, random_weights(bare, seed))
+        return
     torch.manual_seed(seed)
-    return _given_model(job, job.start)
+    GivenWeights(job.start, bare).load(model)
+    place(model, buffers(bare))
+    if start.lora:
+        place(model, adapters.random_adapters(_adapted(job, bare, start.lora).get_base_model(), seed))
 
 
-def save_trained(job: TrainingJob, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def save_trained(job: TrainingJob, model: nn.Module, weights: Iterable[Named]) -> None:
     """Leave the whole model in Hugging Face format, and its adapter where one was trained.
 
     Args:
         job: the training.
         model: what was trained.
-        weights: the whole model's weights by name, adapters included.
+        weights: of the whole model, one by one, adapters included.
 
     Raises:
         AdapterUnsound: when the adapter did not move, or anything else did.
     """
-    lora = job.training.start.lora
+    lora, bare = job.training.start.lora, bare_model(model.config)
     if job.start is not None and lora:
-        model = adapters.finish(_adapted_model(job, job.start, lora), weights, job.adapter_folder)
-        weights = model.state_dict()
-    save_model(model, weights, job.tokenizer, job.model_folder)
+        begun = GivenWeights(job.start, bare)
+        adapted = _adapted(job, bare_model(model.config), lora)
+        weights = adapters.merged(adapted, weights, begun.read, job.adapter_folder)
+    save_model(bare, weights, job.tokenizer, job.model_folder)
 
 
-def _adapted_model(job: TrainingJob, folder: Path, lora: LoraConfig) -> PeftModel:
+def _adapted(job: TrainingJob, model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     start = job.training.start
-    return adapters.attach(
-        _given_model(job, folder),
-        lora,
-        base=start.weights.removeprefix("hf://"),
-        revision=start.revision,
-        seed=job.training.seed,
-    )
+    return adapters.attach(model, lora, base=start.weights.removeprefix("hf://"), revision=start.revision)
 
 
-def _given_model(job: TrainingJob, folder: Path) -> PreTrainedModel:
-    """Return the model in a folder, in float32, with the spec's end of text and without dropout."""
+def _given_config(job: TrainingJob, folder: Path) -> PreTrainedConfig:
+    """Return the configuration in a folder, with the spec's end of text and without dropout."""
     shards = TokenShards.open(job.tokens)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -85,33 +97,7 @@ def _given_model(job: TrainingJob, folder: Path) -> PreTrainedModel:
     for name in _DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, 0.0)
-    model = _load(config, folder)
-    model.generation_config = GenerationConfig.from_model_config(config)
-    return model.train()
-
-
-def _load(config: PreTrainedConfig, folder: Path) -> PreTrainedModel:
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(
-            f"{FIELD}: the weights cannot be loaded as config.json says: {error}; copy them again"
-        ) from error
-    for problem, names in (("lack", info["missing_keys"]), ("hold what has no place there:", info["unexpected_keys"])):
-        if names:  # transformers would go on with random numbers, or without these
-            raise BadInput(
-                f"{FIELD}: the weights do not fit their config.json: they {problem} {_some(names)}; "
-                "give weights and config.json that were saved together"
-            )
-    return model
+    return config
 
 
 def _check_architecture(config: PreTrainedConfig, architecture: ArchitectureConfig) -> None:
@@ -163,8 +149,3 @@ def _check_vocabulary(config: PreTrainedConfig, vocabulary_size: int, *, tokens:
 def _vocabulary(file: Path) -> dict[str, int]:
     vocabulary: dict[str, int] = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
     return vocabulary
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:3]
-    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")

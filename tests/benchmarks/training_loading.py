@@ -1,90 +1,114 @@
-"""The loader: a training with it against one whose data is on the device, and against a torch DataLoader."""
+"""The loader: steps with it against steps whose data is on the device, batches against those of a torch DataLoader."""
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.formats.shards import TokenShards
+from pipelines.formats.shards import TokenShards, TokenSplit
 from pipelines.training.data import BatchOrder, Share, WindowedTokens
 from pipelines.training.job import TrainingJob
 from pipelines.training.loader import Loader
 from pipelines.training.loop import Training
 from pipelines.training.strategies.single import SingleRank
-from tests.benchmarks.training_tax import CPU, SIZES, Clock, Size, Ticking, make_job, measure
+from tests.benchmarks.training_tax import CPU, SIZES, Seconds, Size, Ticking, make_job
 
 BATCHES = 2000
+NUM_ON_DEVICE = 16
+"""Batches that lie on the device; which of them comes next makes no difference to a step's time."""
 
 
-class OnDevice:
-    """Yields batches that are there already."""
+class Mixed:
+    """Yields pairs of a batch of the loader and one that was there already, in random order."""
 
-    def __init__(self, loader: Loader, steps: range) -> None:
-        self._batches = list(loader.batches(steps))
+    def __init__(self, loader: Loader, are_swapped: Sequence[bool]) -> None:
+        self._loader, self._are_swapped = loader, are_swapped
+        self._there = [batch.clone() for batch in loader.batches(range(NUM_ON_DEVICE))]
 
     def batches(self, _steps: range) -> Generator[torch.Tensor]:
-        """Yield them."""
-        yield from self._batches
+        """Yield all pairs."""
+        fresh, there = self._loader.batches(range(len(self._are_swapped))), cycle(self._there)
+        for is_swapped in self._are_swapped:
+            for side in (there, fresh) if is_swapped else (fresh, there):
+                yield next(side)
 
 
-def with_loader(job: TrainingJob, _size: Size, clock: Clock) -> None:
-    """Train as always."""
-    open_training(job, clock).run()
+class Steps:
+    """Wall and CPU seconds of each step."""
+
+    def __init__(self) -> None:
+        self._before = Seconds.now()
+        self.seconds: list[tuple[float, float, float]] = []
+        """Wall, CPU of the loop's thread, CPU of the others."""
+
+    def stepped(self, _step: int) -> None:
+        """Say that a step is done."""
+        took = (now := Seconds.now()).since(self._before)
+        self.seconds.append((took.wall, took.thread, took.process - took.thread))
+        self._before = now
 
 
-def on_device(job: TrainingJob, _size: Size, clock: Clock) -> None:
-    """Train without a loader."""
-    training = open_training(job, clock)
-    training._loader = OnDevice(training._loader, range(job.training.max_steps))
-    training.run()
+def step_ratios(size_name: str, rounds: int) -> list[tuple[float, float]]:
+    """Return, round by round, the wall and the CPU time of a step with the loader over those of one without."""
+    torch.set_num_threads(1)  # other threads are then the loader's
+    size, steps = SIZES[size_name], Steps()
+    with tempfile.TemporaryDirectory() as name:
+        job = make_job(Path(name), size, rounds)
+        are_swapped = np.random.default_rng(0).random(job.training.max_steps // 2) < 0.5
+        training = Training(job, SingleRank(CPU), Ticking(steps.stepped))
+        training._loader = Mixed(training._loader, are_swapped.tolist())
+        training.run()
+    pairs = np.array(steps.seconds).reshape(-1, 2, 3)
+    pairs[are_swapped] = pairs[are_swapped, ::-1]
+    measured = pairs[size.warm_up_steps // 2 :][: rounds * size.round_steps // 2]
+    return _ratios(measured.reshape(rounds, -1, 2, 3).sum(axis=1))
 
 
-def open_training(job: TrainingJob, clock: Clock) -> Training:
-    """Return a training from the first step on."""
-    store = f"file://{job.workspace / str(time.time_ns())}"
-    return Training(job.model_copy(update={"store_url": store}), SingleRank(CPU), Ticking(clock))
-
-
-def step_time_ratios(folder: Path, size_name: str, rounds: int) -> list[float]:
-    """Return the CPU time of a step with the loader over that of one without, round by round."""
-    size = SIZES[size_name]
-    job = make_job(folder, size)
-    ratios = []
-    for number in range(rounds):
-        sides = (with_loader, on_device) if number % 2 else (on_device, with_loader)
-        found = {side: measure(side, job, size)[1] for side in sides}
-        ratios.append(found[with_loader] / found[on_device])
-    return ratios
+def _ratios(seconds: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return wall and CPU ratios from seconds of shape (rounds, side, wall / CPU / CPU elsewhere)."""
+    (wall, cpu, elsewhere), (wall_without, cpu_without, elsewhere_too) = seconds.transpose(1, 2, 0)
+    ratios = np.stack([wall / wall_without, (cpu + elsewhere + elsewhere_too) / cpu_without], axis=1)
+    return [(each[0], each[1]) for each in ratios.tolist()]
 
 
 class Samples(Dataset[torch.Tensor]):
-    """Windows one by one, as a torch data set has them."""
+    """Windows one by one, straight from the memory-mapped tokens, as a torch data set has them."""
 
-    def __init__(self, windows: WindowedTokens) -> None:
-        self._windows = windows
+    def __init__(self, split: TokenSplit, sequence_length: int) -> None:
+        self._split, self._length = split, sequence_length
 
     def __len__(self) -> int:
-        return self._windows.num_windows
+        return (len(self._split) - 1) // self._length
 
     def __getitem__(self, number: int) -> torch.Tensor:
         """Return one window."""
-        return torch.from_numpy(self._windows.read([number])[0])
+        start = number * self._length
+        return torch.from_numpy(self._split.slice(start, start + self._length + 1).astype(np.int64))
 
 
-def throughput_ratios(folder: Path, size_name: str, rounds: int) -> list[float]:
+def throughput_ratios(rounds: int) -> list[float]:
     """Return the batches per second of the loader over those of a torch DataLoader, round by round."""
-    size = SIZES[size_name]
-    job = make_job(folder, size)
-    windows = WindowedTokens(TokenShards.open(job.tokens).split("train"), size.sequence_length)
+    size = SIZES["large"]
+    with tempfile.TemporaryDirectory() as name:
+        job = make_job(Path(name), size, rounds)
+        loader, peer = _loaders(job, size)
+        return [_seconds(_endless(peer)) / _seconds(loader.batches(range(BATCHES))) for _ in range(rounds)]
+
+
+def _loaders(job: TrainingJob, size: Size) -> tuple[Loader, DataLoader[torch.Tensor]]:
+    split = TokenShards.open(job.tokens).split("train")
+    windows = WindowedTokens(split, size.sequence_length)
     order = BatchOrder(windows.num_windows, size.batch_size, seed=1)
-    loader = Loader(windows, order, Share(0, 1), CPU)
-    peer = DataLoader(Samples(windows), batch_size=size.batch_size, shuffle=True)
-    return [_seconds(_endless(peer)) / _seconds(loader.batches(range(BATCHES))) for _ in range(rounds)]
+    peer = DataLoader(Samples(split, size.sequence_length), batch_size=size.batch_size, shuffle=True)
+    return Loader(windows, order, Share(0, 1), CPU), peer
 
 
 def _endless(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

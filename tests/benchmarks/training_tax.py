@@ -1,22 +1,25 @@
-"""One training framework against a bare loop in the same process: what it adds to each step.
+"""One training framework and a bare loop in one process, in turns: what the framework adds to each step.
 
-    python -m tests.benchmarks.training_tax slipway small
+    python -m tests.benchmarks.training_tax slipway [--rounds 10]
 
-Both sides take the same steps with the same model, loss, optimizer and clipping, on one thread; only what is around
-them differs. The bare loop's batches lie in memory; a framework brings its own loader. The clock runs from one step's
-end to another's, past the start and before the end. Prints a JSON list of rounds.
+After each of the framework's steps the bare loop takes one of its own, so that whatever else the machine does slows
+both alike. Both have the same model, loss, optimizer and clipping, and one thread; only what is around them differs.
+The bare loop's batches lie in memory; a framework brings its own loader, and what its threads compute meanwhile counts
+as its own. The framework `bare` is a second bare loop: what it adds is the error of the measurement. Prints one JSON
+object: for each size, a list of rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,7 +49,8 @@ class Size:
     batch_size: int
     sequence_length: int
     warm_up_steps: int
-    steps: int
+    round_steps: int
+    """Steps whose mean is one measurement."""
 
 
 SIZES: Mapping[str, Size] = {
@@ -57,51 +61,92 @@ SIZES: Mapping[str, Size] = {
         vocabulary_size=64,
         batch_size=4,
         sequence_length=16,
-        warm_up_steps=50,
-        steps=400,
+        warm_up_steps=100,
+        round_steps=200,
     ),
-    "large": Size(ArchitectureConfig(hidden_size=128), 2048, 4, 128, warm_up_steps=3, steps=20),
+    "large": Size(ArchitectureConfig(hidden_size=128), 2048, 4, 128, warm_up_steps=4, round_steps=8),
 }
 
 
-@dataclass
-class Clock:
-    """Wall and CPU seconds between the ends of two steps."""
+@dataclass(frozen=True)
+class Seconds:
+    """A moment, or the time between two."""
 
-    first: int
-    last: int
-    _started: tuple[float, float] = field(default=(0.0, 0.0), init=False)
-    per_step: tuple[float, float] = field(default=(0.0, 0.0), init=False)
-    """Wall and CPU seconds of all threads."""
+    wall: float
+    process: float
+    """CPU time of all threads."""
 
-    def tick(self, step: int) -> None:
-        """Say that a step is done, counted from 1."""
-        if step == self.first:
-            self._started = time.perf_counter(), time.process_time()
-        if step == self.last:
-            now, steps = (time.perf_counter(), time.process_time()), self.last - self.first
-            self.per_step = (now[0] - self._started[0]) / steps, (now[1] - self._started[1]) / steps
+    thread: float
+    """CPU time of this one."""
+
+    @classmethod
+    def now(cls) -> Self:
+        """Read the clocks."""
+        return cls(time.perf_counter(), time.process_time(), time.thread_time())
+
+    def since(self, before: Seconds) -> Seconds:
+        """Return how much later this moment is than another."""
+        return Seconds(self.wall - before.wall, self.process - before.process, self.thread - before.thread)
+
+
+class Turns:
+    """Lets the bare loop take a step after each of a framework's, and keeps the wall and CPU seconds of both."""
+
+    def __init__(self, bare: Iterator[None], warm_up_steps: int) -> None:
+        self._bare, self._warm_up_steps = bare, warm_up_steps
+        self._resumed = Seconds.now()
+        self.steps: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        """Of each pair of steps the framework's seconds and the bare loop's."""
+
+    def stepped(self, step: int) -> None:
+        """Say that the framework has done a step, counted from 1."""
+        its = Seconds.now().since(self._resumed)
+        with _undetermined():
+            began = Seconds.now()
+            next(self._bare)
+            bare = Seconds.now().since(began)
+        if step > self._warm_up_steps:
+            elsewhere = bare.process - bare.thread  # what the framework's other threads did meanwhile
+            self.steps.append(((its.wall, its.process + elsewhere), (bare.wall, bare.thread)))
+        self._resumed = Seconds.now()
+
+    def rounds(self, round_steps: int) -> list[dict[str, list[float]]]:
+        """Return the mean seconds per step of both sides, round by round."""
+        pairs = np.array(self.steps)
+        whole = pairs[: len(pairs) // round_steps * round_steps].reshape(-1, round_steps, 2, 2).mean(axis=1)
+        return [{"framework": own, "bare": bare} for own, bare in whole.tolist()]
+
+
+@contextlib.contextmanager
+def _undetermined() -> Iterator[None]:
+    """Let the bare loop compute as torch does by default, whatever the framework asked for."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 class Ticking(LiveState):
-    """Lets the loop move a clock."""
+    """Lets the loop take turns."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, stepped: Callable[[int], None]) -> None:
         super().__init__()
-        self._clock = clock
+        self._stepped = stepped
 
     def stepped(self, step: int) -> None:
-        """Move the clock."""
+        """Let the other side take its turn."""
         super().stepped(step)
-        self._clock.tick(step)
+        self._stepped(step)
 
 
-def make_job(folder: Path, size: Size) -> TrainingJob:
-    """Lay out a training on random tokens that saves only at its end."""
+def make_job(folder: Path, size: Size, rounds: int) -> TrainingJob:
+    """Lay out a training on random tokens that saves only at its end, a few steps after the last round's."""
     tokens = np.random.default_rng(0).integers(1, size.vocabulary_size, NUM_TOKENS)
     document = EncodedDocument(id="all", tokens=tokens)
     write_shards(folder / "tokens", {"train": [document]}, vocabulary_size=size.vocabulary_size, eos_id=0)
-    steps = size.warm_up_steps + size.steps + 2
+    steps = size.warm_up_steps + rounds * size.round_steps + 2
     job = TrainingJob(
         architecture=size.architecture,
         training=TrainingConfig(
@@ -133,32 +178,36 @@ def random_windows(job: TrainingJob, size: Size) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(1).integers(1, size.vocabulary_size, shape))
 
 
-def bare(job: TrainingJob, size: Size, clock: Clock) -> None:
-    """Do nothing but train."""
+def bare_steps(job: TrainingJob, size: Size) -> Iterator[None]:
+    """Take the steps of a training, one each time that the next is asked for."""
     module = make_module(job, size)
     optimizer = build_optimizer(module, job.training, CPU)
-    for step, batch in enumerate(random_windows(job, size).split(size.batch_size), start=1):
+    for batch in random_windows(job, size).split(size.batch_size):
         module(batch).backward()
         nn.utils.clip_grad_norm_(module.parameters(), job.training.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        clock.tick(step)
+        yield
 
 
-def slipway(job: TrainingJob, _size: Size, clock: Clock) -> None:
+def bare(job: TrainingJob, size: Size, turns: Turns) -> None:
+    """Train with nothing around it."""
+    for step, _ in enumerate(bare_steps(job, size), start=1):
+        turns.stepped(step)
+
+
+def slipway(job: TrainingJob, _size: Size, turns: Turns) -> None:
     """Train with Slipway's loop: data from the disk, readings, schedule, watch for bad numbers, call to stop."""
-    with tempfile.TemporaryDirectory(dir=job.workspace) as store:
-        fresh = job.model_copy(update={"store_url": f"file://{store}"})
-        Training(fresh, SingleRank(CPU), Ticking(clock)).run()
+    Training(job, SingleRank(CPU), Ticking(turns.stepped)).run()
 
 
-def transformers_trainer(job: TrainingJob, size: Size, clock: Clock) -> None:
+def transformers_trainer(job: TrainingJob, size: Size, turns: Turns) -> None:
     """Train with the Trainer of transformers."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Tick(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            clock.tick(state.global_step)
+            turns.stepped(state.global_step)
 
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -185,13 +234,13 @@ def transformers_trainer(job: TrainingJob, size: Size, clock: Clock) -> None:
     Trainer(Named(), arguments, train_dataset=data, callbacks=[Tick()]).train()
 
 
-def lightning(job: TrainingJob, size: Size, clock: Clock) -> None:
+def lightning(job: TrainingJob, size: Size, turns: Turns) -> None:
     """Train with the Trainer of PyTorch Lightning."""
     from pytorch_lightning import Callback, LightningModule, Trainer
 
     class Tick(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            clock.tick(trainer.global_step)
+            turns.stepped(trainer.global_step)
 
     class Module(LightningModule):
         def __init__(self) -> None:
@@ -217,38 +266,33 @@ def lightning(job: TrainingJob, size: Size, clock: Clock) -> None:
     trainer.fit(Module(), DataLoader(TensorDataset(random_windows(job, size)), batch_size=size.batch_size))
 
 
-Side = Callable[[TrainingJob, Size, Clock], None]
-FRAMEWORKS: Mapping[str, Side] = {
+Framework = Callable[[TrainingJob, Size, Turns], None]
+FRAMEWORKS: Mapping[str, Framework] = {
+    "bare": bare,
     "slipway": slipway,
     "transformers": transformers_trainer,
     "lightning": lightning,
 }
 
 
-def measure(side: Side, job: TrainingJob, size: Size) -> tuple[float, float]:
-    """Return wall and CPU seconds per step."""
-    clock = Clock(size.warm_up_steps, size.warm_up_steps + size.steps)
-    side(job, size, clock)
-    return clock.per_step
+def measure(framework: Framework, size: Size, rounds: int) -> list[dict[str, list[float]]]:
+    """Return wall and CPU seconds per step of both sides, round by round."""
+    with tempfile.TemporaryDirectory() as name:
+        job = make_job(Path(name), size, rounds)
+        turns = Turns(bare_steps(job, size), size.warm_up_steps)
+        framework(job, size, turns)
+        return turns.rounds(size.round_steps)
 
 
 def main() -> None:
-    """Measure both sides in turns, the one first that was second in the round before."""
+    """Measure one framework with a model of each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("framework", choices=FRAMEWORKS)
-    parser.add_argument("size", choices=SIZES)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10, help="of each size (default 10)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    size, framework = SIZES[arguments.size], FRAMEWORKS[arguments.framework]
-    rounds = []
-    with tempfile.TemporaryDirectory() as name:
-        job = make_job(Path(name), size)
-        for number in range(arguments.rounds):
-            sides = (bare, framework) if number % 2 else (framework, bare)
-            found = {side: measure(side, job, size) for side in sides}
-            rounds.append({"bare": found[bare], "framework": found[framework]})
-    print(json.dumps(rounds))
+    framework = FRAMEWORKS[arguments.framework]
+    print(json.dumps({name: measure(framework, size, arguments.rounds) for name, size in SIZES.items()}))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torch.multiprocessing
 
 from pipelines import verified
 from pipelines.errors import BadInput, StoreUnavailable
 from pipelines.store import Store
 from tests.checkpoint_case import CPU, FOLDER, Case, Remembering, SingleRank, flip_a_byte, run_rank
+from tests.rank_processes import run_ranks
 
 SECONDS = 60.0
 """How long a test waits for another thread."""
@@ -232,7 +232,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Case]:
     alone = Case(Store(f"file://{folder / 'single'}"), SingleRank(CPU), seed=5)
     alone.step()
     alone.save(1)
-    torch.multiprocessing.spawn(run_rank, (folder,), nprocs=2)
+    run_ranks(2, run_rank, folder)
     return folder, alone
 
 

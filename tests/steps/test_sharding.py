@@ -26,10 +26,10 @@ LLAMA = [
     Scenario("ddp", DDP),
     Scenario("fsdp", FSDP),
     Scenario(
-        "fsdp-frugal", {**FSDP, "strategy": {"kind": "fsdp", "cpu_offload": True}, "activation_checkpointing": True}
+        "fsdp-frugal", {"ranks": 2, "strategy": {"kind": "fsdp", "cpu_offload": True}, "activation_checkpointing": True}
     ),
-    Scenario("fsdp-hasty", {**FSDP, "strategy": {"kind": "fsdp", "reshard_after_forward": False}}),
-    Scenario("fsdp-bf16", {**FSDP, "precision": "bf16"}),
+    Scenario("fsdp-hasty", {"ranks": 2, "strategy": {"kind": "fsdp", "reshard_after_forward": False}}),
+    Scenario("fsdp-bf16", {**FSDP, "ranks": 2, "precision": "bf16"}),
     Scenario("tensor", TENSOR),
     Scenario("tensor-on", TENSOR, goes_on="fsdp"),
     Scenario("tensor-bf16", {**TENSOR, "ranks": 2, "precision": "bf16"}),

@@ -10,7 +10,6 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 
 from pipelines.errors import SpecError, TrainingDiverged
 from pipelines.spec import TrainingConfig
@@ -24,6 +23,7 @@ from pipelines.training.strategies.ddp import DataParallel
 from pipelines.training.strategies.single import SingleRank
 from pipelines.training.supervision.events import EventKind, read_events
 from pipelines.training.supervision.heartbeat import LiveState
+from tests.rank_processes import run_ranks
 from tests.training_case import make_case
 
 CPU = torch.device("cpu")
@@ -205,7 +205,7 @@ def train_one_of_two(rank: int, folder: Path) -> None:
 def test_ranks_decide_alike_when_only_one_of_them_sees_the_spike(tmp_path: Path) -> None:
     folder = tmp_path / "two"
     make_job(folder, ranks=2, stability={"spike": "skip", "window_steps": 5, "spike_factor": 3.0})
-    torch.multiprocessing.spawn(train_one_of_two, (folder,), nprocs=2)
+    run_ranks(2, train_one_of_two, folder)
     (incident,) = read_events(folder / "rank-0" / "incidents.jsonl")
     assert incident.step == BAD_STEP + 1
     assert read_metrics(folder / "rank-0" / "metrics.jsonl")[-1].step == 12

@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from pipelines.errors import AdapterUnsound, BadInput, ExitCode
 from pipelines.spec import ArchitectureConfig, TrainingConfig
+from pipelines.training.initial import make_room
 from pipelines.training.job import TrainingJob
+from pipelines.training.loss import NextTokenLoss
 from pipelines.training.model import build_model
 from pipelines.training.optimizer import build_optimizer
-from pipelines.training.start import save_trained, starting_model
+from pipelines.training.start import give_weights, model_without_weights, save_trained
 from tests.live_hub import LiveHub
 from tests.training_case import VOCABULARY_SIZE, TrainingCase, make_case
 
@@ -63,6 +65,14 @@ def job_of(
     )
 
 
+def starting_model(job: TrainingJob) -> nn.Module:
+    """Return the whole model with which a training begins."""
+    model = model_without_weights(job)
+    make_room(NextTokenLoss(model), "cpu")
+    give_weights(job, model)
+    return model
+
+
 def trained(model: nn.Module, job: TrainingJob, steps: int = 3) -> nn.Module:
     """Take a few steps on one batch."""
     optimizer = build_optimizer(model, job.training, torch.device("cpu"))
@@ -97,7 +107,7 @@ def test_an_adapter_is_published_merged_and_by_itself(model_type: str, case: Tra
     model = trained(starting_model(job), job)
     expected = answers(model)
     assert not torch.allclose(before, expected, atol=1e-3)
-    save_trained(job, model, model.state_dict())
+    save_trained(job, model, model.named_parameters())
     whole = AutoModelForCausalLM.from_pretrained(job.model_folder)
     torch.testing.assert_close(answers(whole), expected, atol=1e-5, rtol=1e-5)
     beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(start), job.adapter_folder)
@@ -111,7 +121,7 @@ def test_equal_trainings_publish_equal_bytes(case: TrainingCase, tmp_path: Path)
     for name in ("one", "two"):
         job = job_of(case, tmp_path / name, start, architecture_of(), target_modules=("v_proj", "q_proj"))
         model = trained(starting_model(job), job)
-        save_trained(job, model, model.state_dict())
+        save_trained(job, model, model.named_parameters())
         folders.append(
             {file.name: file.read_bytes() for file in (*job.adapter_folder.iterdir(), *job.model_folder.iterdir())}
         )
@@ -125,7 +135,7 @@ def test_an_adapter_that_did_not_move_is_not_published(case: TrainingCase, tmp_p
     layer = "model.layers.1.self_attn.q_proj"
     nn.init.zeros_(model.get_submodule(layer).lora_B.default.weight)
     with pytest.raises(AdapterUnsound, match=rf"adapters of 1 layers did not move, such as {layer}; raise"):
-        save_trained(job, model, model.state_dict())
+        save_trained(job, model, model.named_parameters())
     assert not job.model_folder.exists()
 
 
@@ -135,7 +145,7 @@ def test_an_adapter_whose_base_moved_is_not_published(case: TrainingCase, tmp_pa
     with torch.no_grad():
         model.get_submodule("model.norm").weight[0] += 1e-6
     with pytest.raises(AdapterUnsound, match=r"1 frozen weights changed, such as model\.norm\.weight"):
-        save_trained(job, model, model.state_dict())
+        save_trained(job, model, model.named_parameters())
 
 
 @pytest.mark.parametrize(

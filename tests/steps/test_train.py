@@ -16,8 +16,9 @@ from pipelines.settings import Settings
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.step import Receipt, RunInfo
 from pipelines.training.determinism import Determinism
+from pipelines.training.export import save_model
 from pipelines.training.loss import NextTokenLoss
-from pipelines.training.model import build_model, save_model
+from pipelines.training.model import build_model
 from pipelines.training.optimizer import build_optimizer
 from pipelines.training.planning.facts import Device, Plan, Range, RankMemory, Sizes
 from pipelines.training.precision import compute_dtype, processor_flags
@@ -173,7 +174,7 @@ def test_every_architecture_learns_and_loads(model_type: str, tie_embeddings: bo
     assert losses[-1] < losses[0]
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text("{}")
-    save_model(model, model.state_dict(), tmp_path, tmp_path / "model")
+    save_model(model, model.named_parameters(), tmp_path, tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.equal(loaded(input_ids=batch).logits, model.eval()(input_ids=batch).logits)
 

@@ -12,9 +12,10 @@ import numpy as np
 from pipelines.formats.shards import EncodedDocument, write_shards
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.determinism import read_records
+from pipelines.training.export import TOKENIZER_FILES
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import read_metrics
-from pipelines.training.model import TOKENIZER_FILES, build_model
+from pipelines.training.model import build_model
 from pipelines.training.planning.estimate import BLOCK_STEPS, shortened, summarise
 from pipelines.training.planning.facts import Calibration
 from pipelines.training.supervision.supervise import supervise

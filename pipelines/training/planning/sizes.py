@@ -13,7 +13,7 @@ from pipelines.training.adapters import attach
 from pipelines.training.flops import flops_per_token
 from pipelines.training.layers import decoder_layers, recompute_activations
 from pipelines.training.loss import NextTokenLoss
-from pipelines.training.model import build_model
+from pipelines.training.model import bare_model, transformers_config
 from pipelines.training.planning.facts import Sizes
 from pipelines.training.precision import compute_dtype
 
@@ -27,10 +27,9 @@ def measure_sizes(architecture: ArchitectureConfig, training: TrainingConfig, vo
         BadInput: when the architecture cannot be built, or has no layers of the names that adapters are to have.
     """
     dtype = compute_dtype(training.precision, torch.device("cuda", 0) if torch.cuda.is_available() else _CPU)
-    with torch.device("meta"):
-        model = build_model(architecture, vocabulary_size=vocabulary_size, eos_id=0, seed=0)
-        if training.start.lora:
-            attach(model, training.start.lora, base="", revision="", seed=0)
+    model = bare_model(transformers_config(architecture, vocabulary_size=vocabulary_size, eos_id=0))
+    if training.start.lora:
+        attach(model, training.start.lora, base="", revision="")
     if training.activation_checkpointing:
         recompute_activations(model)
     total = _count(model.parameters())

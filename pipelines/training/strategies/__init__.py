@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous as meet
 
 from pipelines.errors import BadInput
 from pipelines.spec import DdpConfig, DilocoConfig, FsdpConfig, ParameterServerConfig, TensorConfig, TrainingConfig
@@ -38,24 +39,32 @@ def open_strategy(config: TrainingConfig, rendezvous: Path | None) -> Iterator[S
     if world_size == 1 and isinstance(config.strategy, DdpConfig):
         yield SingleRank(device)
         return
+    store = _open_store(rendezvous, world_size)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",  # shards that are kept on the host meet there
-        store=None if rendezvous is None else dist.FileStore(str(rendezvous), world_size),
+        store=dist.PrefixStore("ranks", store),
         rank=int(os.environ["RANK"]),
         world_size=world_size,
     )
     try:
-        yield _make(config, device)
+        yield _make(config, device, store)
     finally:
         dist.destroy_process_group()
 
 
-def _make(config: TrainingConfig, device: torch.device) -> Strategy:
+def _open_store(rendezvous: Path | None, world_size: int) -> dist.Store:
+    """Return what all ranks of this attempt read and write."""
+    if rendezvous is not None:
+        return dist.FileStore(str(rendezvous), world_size)
+    store, _, _ = next(meet("env://"))
+    return store
+
+
+def _make(config: TrainingConfig, device: torch.device, store: dist.Store) -> Strategy:
     match config.strategy:
         case DdpConfig():
             return DataParallel(device)
         case DilocoConfig() as diloco:
-            store = dist.distributed_c10d._get_default_store()  # where the ranks met; torch has no public name for it
             return Diloco(device, diloco, dist.PrefixStore("diloco", store))
         case ParameterServerConfig() as server:
             return Server(device, server) if int(os.environ["RANK"]) == SERVER else Worker(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor
 
 from pipelines.spec import FsdpConfig, TensorConfig
+from pipelines.training.initial import Named, make_room
 from pipelines.training.layers import decoder_layers
 from pipelines.training.strategies.ranks import Ranks
 from pipelines.training.strategies.single import Together
@@ -45,6 +46,7 @@ class FullyShardedDataParallel(Ranks, Together):
         for layer in decoder_layers(module):
             divide(layer, reshard_after_forward=self._config.reshard_after_forward)
         divide(module)
+        make_room(module, "cpu" if self._is_offloaded else self.device)
         return module
 
     def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
@@ -53,16 +55,10 @@ class FullyShardedDataParallel(Ranks, Together):
         nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
         return norm.to(self.device)
 
-    def full_weights(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
-        names: dict[nn.Parameter | torch.Tensor, list[str]] = {}
-        for name, weight in model.state_dict(keep_vars=True).items():
-            names.setdefault(weight, []).append(name)
-        weights: dict[str, torch.Tensor] = {}
-        for weight, shared in names.items():
+    def full_weights(self, model: nn.Module) -> Iterator[Named]:
+        for name, weight in model.named_parameters():
             whole = weight.detach().full_tensor() if isinstance(weight, DTensor) else weight.detach()
-            if self.rank == 0:
-                weights |= dict.fromkeys(shared, whole.cpu())  # tied weights stay one tensor
-        return weights
+            yield name, whole.cpu() if self.rank == 0 else whole
 
     def _open_mesh(self) -> DeviceMesh:
         """Return the ranks among which each parameter is divided by rows."""

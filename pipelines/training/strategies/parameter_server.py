@@ -119,8 +119,11 @@ class Received(nn.Module):  # type: ignore[misc]  # torch is not followed by myp
 class Worker(Independent):
     """Sends its gradients to the server, and goes on with the weights that come back; it has no optimizer of its own.
 
-    The loop's optimizer finds no gradients here, and so changes nothing.
+    The loop's optimizer finds no gradients here, and so changes nothing; whether a step is refused the server decides,
+    which sees what all workers sent.
     """
+
+    judges = False
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)

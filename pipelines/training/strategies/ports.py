@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from pipelines.training.initial import Named
+
 
 class Strategy(Protocol):
     """How ranks share the work: who holds which part of the model, who learns from which data, what is exchanged when.
 
-    The loop calls `shard`, makes the optimizer, calls `wrap`, and then for each step `micro_batch` around each forward
-    and backward pass, `clip`, the optimizer's step and `after_step`.
+    The loop calls `shard`, gives the model its weights, makes the optimizer, calls `wrap`, and then for each step
+    `micro_batch` around each forward and backward pass, `clip`, the optimizer's step and `after_step`.
     """
 
     rank: int
@@ -30,11 +32,16 @@ class Strategy(Protocol):
     replica: str
     """Empty while all ranks hold one model together; else the name of this rank's own, whose state is its own too."""
 
+    judges: bool
+    """Whether this rank's loss and gradient decide about its steps, so that it follows `training.stability`."""
+
     has_lost_ranks: bool
     """Whether ranks were left behind, so that what all do together is done no more."""
 
     def shard(self, module: nn.Module) -> nn.Module:
-        """Bring a model with its loss to the device: whole, or this rank's part of every parameter, in place.
+        """Make room on the device for a model with its loss, whole or this rank's part of every parameter, in place.
+
+        The model comes from the meta device, without weights: no rank ever holds more of it than its part.
 
         Raises:
             BadInput: when the model cannot be divided among the ranks.
@@ -61,8 +68,11 @@ class Strategy(Protocol):
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put back what `state` returned; called after model and optimizer were restored."""
 
-    def full_weights(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
-        """Return the whole model's weights by name, on the host, on rank 0; every rank must call it."""
+    def full_weights(self, model: nn.Module) -> Iterator[Named]:
+        """Yield the whole model's weights one by one, on the host, with their names; every rank must take all of them.
+
+        Of weights that are tied, one. What they are is defined on rank 0.
+        """
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean over ranks, element by element."""

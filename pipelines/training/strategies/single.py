@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
+
+from pipelines.training.initial import Named, make_room
 
 
 class Together:
     """The parts of a strategy whose ranks hold one model together, and exchange everything within a step."""
 
     replica = ""
+    judges = True
     has_lost_ranks = False
 
     def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -41,14 +44,16 @@ class Whole(Together):
     device: torch.device
 
     def shard(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device)
+        make_room(module, self.device)
+        return module
 
     def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
         norm: torch.Tensor = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
         return norm
 
-    def full_weights(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
-        return {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
+    def full_weights(self, model: nn.Module) -> Iterator[Named]:
+        for name, weight in model.named_parameters():
+            yield name, weight.detach().cpu()
 
 
 class SingleRank(Whole):
