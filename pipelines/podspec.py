@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 USER = 65532
 """Account of the containers: nobody's on a node. The images have it."""
+
+STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+"""Without these a pod does not start."""
+
+STORE_ADDRESS = ("AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""Where the store is, and what temporary keys have besides; each may be missing."""
+
+_SECRET = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<secret>[a-z0-9]([a-z0-9.-]*[a-z0-9])?)/(?P<key>[-._a-zA-Z0-9]+)")
 
 
 def pod_security() -> dict[str, Any]:
@@ -38,6 +47,35 @@ def pull_secrets(names: str) -> dict[str, Any]:
     return {"imagePullSecrets": secrets} if secrets else {}
 
 
-def environment_of(secret: str) -> dict[str, Any]:
-    """Return the part of a container that makes environment variables of a secret's keys; of no secret, nothing."""
-    return {"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}
+def secret_variable(name: str, secret: str, key: str, *, is_optional: bool = False) -> dict[str, Any]:
+    """Return an environment variable that a node fills in from a key of a Secret; no object holds its value."""
+    reference = {"name": secret, "key": key, **({"optional": True} if is_optional else {})}
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+
+
+def store_variables(secret: str) -> list[dict[str, Any]]:
+    """Return the variables by which S3 is reached with a Secret whose keys are named like them; of no secret, none.
+
+    Each is named here, so that no other key of the Secret sets anything.
+    """
+    if not secret:
+        return []
+    needed = [secret_variable(name, secret, name) for name in STORE_KEYS]
+    return [*needed, *(secret_variable(name, secret, name, is_optional=True) for name in STORE_ADDRESS)]
+
+
+def parse_secrets(text: str) -> dict[str, tuple[str, str]]:
+    """Return Secret and key of each variable that a setting names: `HF_TOKEN=hugging-face/token`, separated by commas.
+
+    Raises:
+        ValueError: when an entry is of another form.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        match = _SECRET.fullmatch(entry)
+        if match is None:
+            raise ValueError(
+                f"secrets are written VARIABLE=secret/key, such as HF_TOKEN=hugging-face/token; got {entry!r}"
+            )
+        found[match["name"]] = (match["secret"], match["key"])
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -56,6 +57,7 @@ def environment(home: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",  # the provider of pods takes its seconds, many on a busy machine
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -70,6 +72,7 @@ def airflow_home() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(home).items():
             patch.setenv(name, value)
+        importlib.import_module("airflow")  # it takes all handlers from the log: now, not within a test that reads it
         yield home
 
 
@@ -145,6 +148,8 @@ class Lifecycle:
         sleep = time.sleep
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+            for pause in ("SOON", "WHEN_OTHERS_HAVE_ENDED"):
+                patch.setattr(f"slipway.retries.{pause}", timedelta(0))
             dag_run = dag.test(logical_date=None, run_conf=params or None)
         instances = dag_run.get_task_instances()
         return Run(

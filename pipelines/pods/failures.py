@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.errors import ExitCode, PodLost, PodRefused, SlipwayError
+from pipelines.cluster.refusals import Outcome, Refusal
+from pipelines.errors import ExitCode, NoRoom, PodLost, PodRefused, PodTakenAway, SlipwayError
 from pipelines.pods.manifest import CONTAINER
 from pipelines.runner import StepFailed, last_words
 from pipelines.spec import StepResources
@@ -49,7 +50,8 @@ class Trouble:
 
     what: str
     way_out: str = _RETRY
-    retryable: bool = True
+    kind: type[SlipwayError] = PodLost
+    """Says whether another try may help, and how soon."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,28 @@ def explain(case: Case, *, gave_up: bool = False) -> SlipwayError | None:
     elif gave_up and phase == "Pending":
         trouble = _not_started(case)
     elif phase == "Unknown":
-        trouble = Trouble("lost: its node does not answer")
+        trouble = Trouble("lost: its node does not answer", kind=PodTakenAway)
     return None if trouble is None else _told(case, trouble)
 
 
 def gone(step: str, name: str, events: Iterable[Body]) -> SlipwayError:
     """Return the error of a pod that is not there any more, and left no receipt; its events outlive it."""
     told = [f"{event.get('reason')}: {event.get('message')}" for event in events]
-    return PodLost(
+    return PodTakenAway(
         f"{step}: pod {name} is gone: it was preempted, its node was taken away, or somebody deleted it; {_RETRY}, and "
         f"a training goes on from its newest checkpoint{_listed(told)}"
     )
+
+
+def error_of(refusal: Refusal) -> SlipwayError:
+    """Return the error for what the API refused a step: whether another try may help, and how soon."""
+    match refusal.outcome:
+        case Outcome.REFUSED:
+            return PodRefused(refusal.message)
+        case Outcome.FULL:
+            return NoRoom(refusal.message)
+        case _:
+            return PodLost(refusal.message)
 
 
 def explain_overdue(step: str, name: str, resources: StepResources) -> SlipwayError:
@@ -148,8 +161,7 @@ def _step_failed(case: Case, ended: Body) -> StepFailed:
 
 
 def _told(case: Case, trouble: Trouble) -> SlipwayError:
-    kind = PodLost if trouble.retryable else PodRefused
-    return kind(f"{case.step}: pod {case.name} {trouble.what}; {trouble.way_out}{_events(case)}")
+    return trouble.kind(f"{case.step}: pod {case.name} {trouble.what}; {trouble.way_out}{_events(case)}")
 
 
 def _events(case: Case) -> str:
@@ -171,12 +183,13 @@ def _by_cluster(case: Case) -> Trouble | None:
     if reason == "Evicted":
         return _evicted(case, message)
     if reason.startswith(("OutOf", "UnexpectedAdmissionError", "NodeAffinity")):
-        return Trouble(f"was turned away by its node: {message or reason}")
+        return Trouble(f"was turned away by its node: {message or reason}", kind=PodTakenAway)
     if reason in _ENDINGS:
-        return Trouble(f"was {_ENDINGS[reason]}")
+        return Trouble(f"was {_ENDINGS[reason]}", kind=PodTakenAway)
     disruption = case.condition("DisruptionTarget")
     if disruption.get("status") == "True" and not is_out_of_memory(case):
-        return Trouble(f"was {_DISRUPTIONS.get(str(disruption.get('reason')), 'disrupted')}")
+        what = _DISRUPTIONS.get(str(disruption.get("reason")), "disrupted")
+        return Trouble(f"was {what}", kind=PodTakenAway)
     return None
 
 
@@ -185,14 +198,14 @@ def _overdue(step: str, resources: StepResources) -> Trouble:
         f"took longer than its deadline of {resources.deadline_seconds} s",
         f"raise resources.{step}.deadline_seconds, then trigger the DAG again: finished work is found, and a training "
         "goes on from its newest checkpoint",
-        retryable=False,
+        kind=PodRefused,
     )
 
 
 def _evicted(case: Case, message: str) -> Trouble:
     if _OWN_LIMIT.search(message):
-        return Trouble(f"was evicted: {message}", f"raise resources.{case.step}.disk", retryable=False)
-    return Trouble(f"was evicted, for its node ran short: {message}")
+        return Trouble(f"was evicted: {message}", f"raise resources.{case.step}.disk", kind=PodRefused)
+    return Trouble(f"was evicted, for its node ran short: {message}", kind=PodTakenAway)
 
 
 def _by_container(case: Case) -> Trouble | None:
@@ -202,16 +215,16 @@ def _by_container(case: Case) -> Trouble | None:
         return Trouble(
             f"was ended: it took more than its {case.resources.memory} of memory (OOMKilled)",
             f"raise resources.{case.step}.memory or make batches smaller, then trigger the DAG again",
-            retryable=False,
+            kind=PodRefused,
         )
     if ended.get("reason") in {"StartError", "ContainerCannotRun"}:
         return Trouble(
             f"could not start its command: {ended.get('message', '')}",
             "SLIPWAY_STEP_IMAGE must name an image with python and this code",
-            retryable=False,
+            kind=PodRefused,
         )
     if ended.get("reason") == "ContainerStatusUnknown":
-        return Trouble("lost: its node does not know what became of it")
+        return Trouble("lost: its node does not know what became of it", kind=PodTakenAway)
     return None
 
 
@@ -224,16 +237,16 @@ def _not_started(case: Case) -> Trouble:
     if reason == "CreateContainerConfigError":
         return Trouble(
             f"cannot start: {message}",
-            "make the object in the namespace, or change SLIPWAY_STORE_SECRET or "
+            "make it in the namespace, or change SLIPWAY_STORE_SECRET, SLIPWAY_STEP_SECRETS or "
             f"resources.{case.step}.secrets, which name it",
-            retryable=False,
+            kind=PodRefused,
         )
     placed = case.condition("PodScheduled")
     if placed.get("status") != "True":
         return _no_node(case, str(placed.get("message") or case.said("FailedScheduling") or "nothing says why"))
     missing = _MISSING_OBJECT.search(case.said("FailedMount"))
     if missing:
-        return Trouble(f"cannot start: {missing[0]}", f"make it, or change resources.{case.step}.volumes", False)
+        return Trouble(f"cannot start: {missing[0]}", f"make it, or change resources.{case.step}.volumes", PodRefused)
     return Trouble(
         f"did not start within {case.resources.start_seconds} s on its node: {message or reason or 'nothing says why'}",
         f"{_RETRY}; a large image may need more of resources.{case.step}.start_seconds",
@@ -246,7 +259,7 @@ def _no_image(reason: str, message: str) -> Trouble:
         way_out = (
             "correct SLIPWAY_STEP_IMAGE, push or preload the image, or name a Secret in SLIPWAY_IMAGE_PULL_SECRETS"
         )
-        return replace(trouble, way_out=way_out, retryable=False)
+        return replace(trouble, way_out=way_out, kind=PodRefused)
     return trouble
 
 
@@ -255,18 +268,19 @@ def _no_node(case: Case, message: str) -> Trouble:
     field, gpus = f"resources.{case.step}", case.resources.gpus
     missing = _MISSING_OBJECT.search(message)
     if missing:
-        return Trouble(f"cannot be placed: {missing[0]}", f"make it, or change {field}.volumes", retryable=False)
+        return Trouble(f"cannot be placed: {missing[0]}", f"make it, or change {field}.volumes", kind=PodRefused)
     grows = bool(case.said("TriggeredScaleUp"))
     if gpus and case.most_gpus is not None and case.most_gpus < gpus and not grows:
         return Trouble(
             f"cannot be placed: it asks for {gpus} {case.resources.gpu_resource}, and no node has more than "
             f"{case.most_gpus}: {message}",
             f"lower {field}.gpus, add such nodes, or correct {field}.gpu_resource",
-            retryable=False,
+            kind=PodRefused,
         )
     return Trouble(
         f"found no node within {case.resources.schedule_seconds} s: {message}",
         f"{_RETRY}; if it never fits, change {field} (cpu, memory, gpus, node_selector, tolerations) or add nodes",
+        kind=NoRoom,
     )
 
 

@@ -12,7 +12,14 @@ from typing import Any
 
 from pipelines import labels
 from pipelines.errors import BadInput
-from pipelines.podspec import container_security, environment_of, pod_security, pull_secrets
+from pipelines.podspec import (
+    container_security,
+    parse_secrets,
+    pod_security,
+    pull_secrets,
+    secret_variable,
+    store_variables,
+)
 from pipelines.settings import Settings
 from pipelines.spec import StepResources, TrainingResources
 from pipelines.step import RunInfo
@@ -106,7 +113,6 @@ def _container(arguments: Sequence[str], resources: StepResources, settings: Set
         "command": [PYTHON],
         "args": list(arguments),
         "env": _environment(resources, settings),
-        **environment_of(settings.store_secret),
         "resources": _amounts(resources),
         "volumeMounts": _mounts(resources),
         "securityContext": container_security(),
@@ -128,11 +134,16 @@ def _environment(resources: StepResources, settings: Settings) -> list[Body]:
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
         {"name": "SLIPWAY_CORES", "valueFrom": {"resourceFieldRef": cores}},
-        *(
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
-            for name, secret in resources.secrets.items()
-        ),
+        *store_variables(settings.store_secret),
+        *_secrets(resources, settings),
     ]
+
+
+def _secrets(resources: StepResources, settings: Settings) -> list[Body]:
+    """Return the variables that come from Secrets: what the spec names for its step, before what all steps get."""
+    named = parse_secrets(settings.step_secrets)
+    named |= {name: (secret.name, secret.key) for name, secret in resources.secrets.items()}
+    return [secret_variable(name, secret, key) for name, (secret, key) in named.items()]
 
 
 def _amounts(resources: StepResources) -> Body:

@@ -7,6 +7,7 @@ from typing import Any
 
 from slipway.form import trigger_form
 from slipway.notifier import FailureNotifier
+from slipway.retries import StepRetryPolicy
 from slipway.specs import ListedSpec
 
 TRAINING_POOL = "training"
@@ -52,6 +53,7 @@ def task_defaults(model: str, owner: str) -> dict[str, Any]:
         "retry_delay": timedelta(seconds=10),
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
+        "retry_policy": StepRetryPolicy(),
         "execution_timeout": timedelta(hours=12),
         "on_failure_callback": FailureNotifier(),
     }

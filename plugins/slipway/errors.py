@@ -14,13 +14,21 @@ if TYPE_CHECKING:
     from airflow.sdk.types import RuntimeTaskInstanceProtocol
 
 
+class TryFailed(AirflowException):
+    """A try failed for a reason that may pass; the retry policy reads which."""
+
+    def __init__(self, error: SlipwayError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @contextlib.contextmanager
 def translated(ti: RuntimeTaskInstanceProtocol, retries: int) -> Iterator[None]:
     """Raise Slipway's errors as Airflow's: retryable or final; an unexpected end is retried once.
 
     Raises:
         AirflowFailException: when a retry cannot help.
-        AirflowException: when it may.
+        TryFailed: when it may.
     """
     from pipelines.runner import Ending, StepFailed
 
@@ -33,10 +41,11 @@ def translated(ti: RuntimeTaskInstanceProtocol, retries: int) -> Iterator[None]:
             case Ending.UNEXPECTED if _attempt(ti, retries) > 1:
                 raise AirflowFailException(f"{error} (for the second time: not retried)") from None
             case _:
-                raise AirflowException(str(error)) from None
+                raise TryFailed(error) from None
     except SlipwayError as error:
-        kind = AirflowException if error.retryable else AirflowFailException
-        raise kind(str(error)) from None
+        if error.retryable:
+            raise TryFailed(error) from None
+        raise AirflowFailException(str(error)) from None
 
 
 def _attempt(ti: RuntimeTaskInstanceProtocol, retries: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tests.cluster import refusals
 from tests.cluster.calls import Call
-from tests.cluster.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING
+from tests.cluster.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, NAMESPACE, ROLE, ROLE_BINDING
 from tests.cluster.selectors import Object
 from tests.cluster.store import Store
 
@@ -69,9 +69,10 @@ class Access:
             Refused: when not, in the words of the real server.
         """
         resource = "/".join(filter(None, (call.kind.plural, call.subresource)))
-        if self.may(user, call.verb, resource, group=call.kind.group, namespace=call.namespace, name=call.name):
+        namespace = call.name if call.kind == NAMESPACE else call.namespace  # a Role covers its own namespace, too
+        if self.may(user, call.verb, resource, group=call.kind.group, namespace=namespace, name=call.name):
             return
-        where = f' in the namespace "{call.namespace}"' if call.namespace else " at the cluster scope"
+        where = f' in the namespace "{namespace}"' if namespace else " at the cluster scope"
         why = f'User "{user}" cannot {call.verb} resource "{resource}" in API group "{call.kind.group}"{where}'
         raise refusals.forbidden(call.kind, call.name, why)
 

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,9 +53,11 @@ class Cluster(Running):
             namespaces: namespaces beside `default`.
             images: patterns of the images that the nodes can get.
             entrypoint: what an image runs when a container has no `command`.
-            speed: how much faster than a real cluster backoffs and probes are; a pod's own times are real.
+            speed: how much faster than a real cluster backoffs and probes are; a pod's own times are real, and so is
+                how long a probe fails before its container is started again.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="slipway-cluster-"))
+        self._writing = threading.Lock()
         listener, self.network = _own_network()
         self.url = f"http://{self.network}.0.1:{API_PORT}"
         self.store = Store()
@@ -97,7 +100,6 @@ class Cluster(Running):
     def kubeconfig_of(self, user: str, namespace: str = "default") -> Path:
         """Return a file with which clients are a user; `access.service_account` names those of service accounts."""
         path = self.folder / "kubeconfigs" / user.replace(":", "-") / f"{namespace}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         context = {"cluster": "double", "user": user, "namespace": namespace}
         content = {
             "apiVersion": "v1",
@@ -107,8 +109,16 @@ class Cluster(Running):
             "users": [{"name": user, "user": {"token": self.access.token(user)}}],
             "contexts": [{"name": "double", "context": context}],
         }
-        path.write_text(json.dumps(content, indent=1))
+        self._write(path, json.dumps(content, indent=1))
         return path
+
+    def _write(self, path: Path, content: str) -> None:
+        """Write a file that a pod may be reading."""
+        with self._writing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_text() != content:
+                path.with_suffix(".new").write_text(content)
+                path.with_suffix(".new").replace(path)
 
     def add_node(self, name: str, labels: dict[str, str] | None = None, **resources: str) -> None:
         """Add a node; resources such as `cpu="2"` and `**{"nvidia.com/gpu": "1"}` are added to the usual ones."""
@@ -147,15 +157,16 @@ class Cluster(Running):
         deletion.delete(self.store, kind, metadata.get("namespace", ""), metadata["name"], options)
 
     def clear(self, namespace: str = "slipway") -> None:
-        """Delete all that tests made in a namespace, and wait until the pods are gone."""
+        """Delete all that tests made in a namespace, and what controllers made of it meanwhile; no process is left."""
         kept = (SERVICE_ACCOUNT, EVENT)
-        for kind, thing in self.store.everything():
-            if kind not in (POD, *kept) and thing["metadata"].get("namespace") == namespace:
-                self.store.remove(kind, namespace, thing["metadata"]["name"])
-        while pods := self.store.list(POD, namespace):
-            for pod in pods:
-                self.delete(pod, seconds=0)
-            self.store.wait(self.store.version, 0.1)
+        is_clear = False
+        while not is_clear:
+            left = [row for row in self.store.everything() if row[1]["metadata"].get("namespace") == namespace]
+            doomed = [(kind, thing["metadata"]["name"]) for kind, thing in left if kind not in kept]
+            for kind, name in doomed:
+                self.store.remove(kind, namespace, name)
+            self._loop.wait_for_round()
+            is_clear = not doomed and not self._kubelet.num_running(namespace)
         for event in self.store.list(EVENT, namespace):
             self.store.remove(EVENT, namespace, event["metadata"]["name"])
 
@@ -247,6 +258,7 @@ def _own_network() -> tuple[socket.socket, str]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((f"127.{number}.0.1", API_PORT))
+            listener.listen(128)  # two may be bound to one address, if nobody listens
         except OSError:
             listener.close()
             continue

@@ -81,8 +81,8 @@ class Container:
         self._signal(signal.SIGTERM)
 
     def kill(self, cause: str = "") -> None:
-        """End all its processes at once; the cause becomes the reason in its state, such as OOMKilled."""
-        self._cause = cause
+        """End all its processes at once; the first cause becomes the reason in its state, such as OOMKilled."""
+        self._cause = self._cause or cause
         self._signal(signal.SIGUSR1)
 
     def wait(self, seconds: float) -> bool:

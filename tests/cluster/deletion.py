@@ -40,8 +40,12 @@ def delete(store: Store, kind: Kind, namespace: str, name: str, options: Object)
 def finish(store: Store, kind: Kind, thing: Object) -> None:
     """Remove an object that was marked for deletion, when no finalizer is left."""
     metadata = thing["metadata"]
+    place = kind, metadata.get("namespace", ""), metadata["name"]
     if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
-        store.remove(kind, metadata.get("namespace", ""), metadata["name"])
+        with store.transaction():
+            found = store.find(*place)
+            if found is not None and found["metadata"]["uid"] == metadata["uid"]:
+                store.remove(*place)
 
 
 def collect_garbage(store: Store) -> None:
@@ -116,10 +120,12 @@ def _finish_foreground(store: Store, kind: Kind, thing: Object) -> None:
 
 
 def _delete_quietly(store: Store, kind: Kind, thing: Object) -> None:
+    metadata = thing["metadata"]
+    options = {"preconditions": {"uid": metadata["uid"]}}  # by now there may be another one of this name
     try:
-        delete(store, kind, thing["metadata"].get("namespace", ""), thing["metadata"]["name"], {})
+        delete(store, kind, metadata.get("namespace", ""), metadata["name"], options)
     except refusals.Refused as refused:
-        if refused.code != 404:
+        if refused.code not in (404, 409):
             raise
 
 

@@ -78,7 +78,7 @@ def command_of(
 
     Args:
         mounts: folders by mount path.
-        base: variables of the image and of the cluster.
+        base: variables of the image and of the cluster; they name this machine's paths, below /tmp too.
         entrypoint: what the image runs when the container has no `command`.
 
     Raises:
@@ -93,9 +93,10 @@ def command_of(
         variables.setdefault("TMPDIR", "/tmp")
     words = [*(container.get("command") or entrypoint), *container.get("args", ())]
     arguments = [translate(expand(word, variables), mounts) for word in words]
+    own = {name: translate(value, mounts) for name, value in variables.items() if base.get(name) != value}
     return Command(
         arguments=[_interpreter(arguments[0]), *arguments[1:]] if arguments else [],
-        environment={name: translate(value, mounts) for name, value in variables.items()},
+        environment={**base, **own},
         directory=_directory(container, mounts),
         mounts=mounts,
     )

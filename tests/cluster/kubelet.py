@@ -46,6 +46,10 @@ class Kubelet:
         """Return what runs a pod; None before it is bound."""
         return self._runners.get(pod["metadata"]["uid"])
 
+    def num_running(self, namespace: str) -> int:
+        """Return how many pods of a namespace are run, those that are gone and still ending among them."""
+        return sum(runner.key[0] == namespace for runner in list(self._runners.values()))
+
     def stop(self) -> None:
         """Kill all pods and wait until nothing is left."""
         runners = list(self._runners.values())

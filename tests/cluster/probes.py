@@ -26,11 +26,14 @@ class Probe:
     due: float
     successes: int = 0
     failures: int = 0
+    failing_since: float = 0.0
     message: str = field(default="", repr=False)
 
     def note(self, problem: str) -> None:
         """Count one result; an empty problem is a success."""
         self.message = problem
+        if problem and not self.failures:
+            self.failing_since = time.monotonic()
         self.successes, self.failures = (0, self.failures + 1) if problem else (self.successes + 1, 0)
 
     @property
@@ -39,7 +42,17 @@ class Probe:
 
     @property
     def has_failed(self) -> bool:
-        return self.failures >= int(self.spec.get("failureThreshold", 3))
+        return self.failures >= self._threshold
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it has failed for as long as on a real cluster: a process that starts here gets its time."""
+        seconds = (self._threshold - 1) * self.spec.get("periodSeconds", 10)
+        return self.has_failed and time.monotonic() - self.failing_since >= seconds
+
+    @property
+    def _threshold(self) -> int:
+        return int(self.spec.get("failureThreshold", 3))
 
 
 class Prober:
@@ -104,7 +117,7 @@ class Prober:
                 self._set_ready("readinessProbe" not in self._probes)
             case "readinessProbe" if probe.has_passed or probe.has_failed:
                 self._set_ready(probe.has_passed)
-            case "startupProbe" | "livenessProbe" if probe.has_failed:
+            case "startupProbe" | "livenessProbe" if probe.is_hopeless:
                 probe.failures = 0
                 self._on_failure(self._container, probe.kind, probe.message)
 

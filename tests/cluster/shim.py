@@ -5,7 +5,8 @@ whatever group or session, falls to this process when its own parent ends, and d
 process ends, however that ends. As process 1 of a real container, the command gets only those signals that it handles.
 
 Usage: shim.py CLUSTER_PID COMMAND...
-Signals: SIGTERM is passed on to the command; SIGUSR1 ends everything.
+Signals: SIGTERM is passed on to the command; SIGUSR1 ends everything. Both are blocked when this process is started, so
+that none comes before it can be handled.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import threading
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,6 +36,7 @@ class Shim:
         """Run a command to its end and return its exit code: 128 + n for signal n, as container runtimes do."""
         signal.signal(signal.SIGTERM, self.ask)
         signal.signal(signal.SIGUSR1, lambda *_: self.end_all())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             child = subprocess.Popen(command, preexec_fn=die_with_shim)  # noqa: PLW1509  # one thread so far
         except FileNotFoundError as error:

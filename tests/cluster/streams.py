@@ -38,8 +38,10 @@ def watch(store: Store, call: Call) -> Iterator[bytes]:
 def _changes(store: Store, call: Call, wanted: Matcher, version: int, initial: list[bytes]) -> Iterator[bytes]:
     deadline = time.monotonic() + (call.number("timeoutSeconds") or _DEFAULT_SECONDS)
     yield b"".join(initial)
-    while (left := deadline - time.monotonic()) > 0:
-        store.wait(version, min(left, _HEARTBEAT_SECONDS))
+    left = 1.0
+    while left > 0:  # what there is when the time is over is told all the same
+        left = deadline - time.monotonic()
+        store.wait(version, min(max(left, 0.0), _HEARTBEAT_SECONDS))
         try:
             news = store.changes_since(version, call.kind)
         except refusals.Refused as refused:

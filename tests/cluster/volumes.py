@@ -120,7 +120,6 @@ class Volumes:
 
 def translate(text: str, mounts: Mounts) -> str:
     """Return a text in which paths below mounts are paths on this machine; `file://` URLs stay as they are."""
-    for path in sorted(mounts, key=len, reverse=True):
-        pattern = rf"(?<![^=:,;\s'\"]){re.escape(path)}(?=$|[/:,;\s'\"])"
-        text = re.sub(pattern, str(mounts[path]), text)
-    return text
+    longest_first = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
+    pattern = rf"(?<![^=:,;\s'\"])(?:{longest_first})(?=$|[/:,;\s'\"])"
+    return re.sub(pattern, lambda found: str(mounts[found[0]]), text) if mounts else text

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubernetes_asyncio import config as async_config
 
 from pipelines import runner, step
 from pipelines.settings import Settings
@@ -133,11 +132,7 @@ def cluster() -> Iterator[Cluster]:
 def case(airflow_home: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PodCase]:
     """Give one test an installation of its own on the module's cluster, which must be empty afterwards."""
     (tmp_path / "models").mkdir()
-    for name, value in environment(cluster, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    # A triggerer has KUBECONFIG from its start; its client reads the variable once, when it is imported.
-    for module in (async_config, async_config.kube_config):
-        monkeypatch.setattr(module, "KUBE_CONFIG_DEFAULT_LOCATION", str(cluster.kubeconfig))
+    enter(cluster, tmp_path, monkeypatch)
     made = PodCase(cluster, Settings(), tmp_path / "told.json")
     made.write_spec()
     made.tell()
@@ -145,6 +140,12 @@ def case(airflow_home: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pyte
     yield made
     for pod in cluster.pods():
         cluster.delete(pod, seconds=0)
+
+
+def enter(cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process, as worker and as triggerer, belong to an installation on a cluster."""
+    for name, value in environment(cluster, folder).items():
+        monkeypatch.setenv(name, value)
 
 
 def environment(cluster: Cluster, folder: Path) -> Mapping[str, str]:

@@ -22,14 +22,21 @@ __all__ = ["case", "cluster"]
 MODES = pytest.mark.parametrize("deferrable", [pytest.param(True, id="deferred"), pytest.param(False, id="waiting")])
 
 
-def failure(case: PodCase, *, is_final: bool, match: str, meanwhile: Callable[[], None] | None = None) -> str:
+def failure(
+    case: PodCase,
+    *,
+    is_final: bool,
+    match: str,
+    meanwhile: Callable[[], None] | None = None,
+    deferrable: bool = True,
+) -> str:
     """Return the message of a task that fails, for good or not, and has left no pod."""
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     actor = threading.Thread(target=meanwhile or (lambda: None))
     actor.start()
     with pytest.raises(AirflowException, match=match) as caught:
-        case.run()
+        case.run(deferrable=deferrable)
     actor.join()
     assert isinstance(caught.value, AirflowFailException) == is_final, str(caught.value)
     wait_for(lambda: case.the_pod() is None, "the pod is removed")
@@ -131,8 +138,8 @@ def test_an_unknown_image_fails_at_once(case: PodCase, monkeypatch: pytest.Monke
 
 
 def test_a_pod_that_fits_no_node_is_tried_again(case: PodCase) -> None:
-    case.write_spec(cpu="1000", schedule_seconds=1)
-    failure(case, is_final=False, match="found no node within 1 s.*Insufficient cpu")
+    case.write_spec(cpu="1000", schedule_seconds=3)
+    failure(case, is_final=False, match="found no node within 3 s.*Insufficient cpu")
 
 
 def test_gpus_that_no_node_has_fail_at_once(case: PodCase) -> None:
@@ -140,9 +147,18 @@ def test_gpus_that_no_node_has_fail_at_once(case: PodCase) -> None:
     failure(case, is_final=True, match="asks for 8 nvidia.com/gpu, and no node has more than 0")
 
 
-def test_a_missing_secret_key_fails_at_once(case: PodCase) -> None:
-    case.write_spec(secrets={"HF_TOKEN": {"name": "hugging-face", "key": "token"}}, start_seconds=1)
-    failure(case, is_final=True, match='secret "hugging-face" not found; make the object')
+@MODES
+def test_a_missing_secret_fails_at_once(case: PodCase, deferrable: bool) -> None:
+    case.write_spec(secrets={"HF_TOKEN": {"name": "hugging-face", "key": "token"}})
+    failure(case, is_final=True, match='cannot start: secret "hugging-face" not found; make it', deferrable=deferrable)
+
+
+def test_a_missing_key_of_a_secret_fails_at_once(case: PodCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.cluster.create(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "stringData": {"AWS_ACCESS_KEY_ID": "k"}}
+    )
+    monkeypatch.setenv("SLIPWAY_STORE_SECRET", "bucket")
+    failure(case, is_final=True, match="couldn't find key AWS_SECRET_ACCESS_KEY .*change SLIPWAY_STORE_SECRET")
 
 
 def test_a_missing_namespace_fails_at_once(case: PodCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,15 +311,27 @@ def test_no_credential_goes_with_the_trigger(case: PodCase) -> None:
     assert token not in json.dumps(waiting.trigger.serialize(), default=str)
 
 
-def test_the_secret_of_the_store_is_named_and_read_by_the_pod_only(
-    case: PodCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_secrets_are_named_and_read_by_the_pod_only(
+    case: PodCase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    secret = {"AWS_SECRET_ACCESS_KEY": "wJalr-very-secret"}
-    case.cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "stringData": secret})
-    monkeypatch.setenv("SLIPWAY_STORE_SECRET", "bucket")
+    values = {"AWS_ACCESS_KEY_ID": "AKIA-one", "AWS_SECRET_ACCESS_KEY": "wJalr-two", "token": "hf_three"}
+    case.cluster.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": values})
+    monkeypatch.setenv("SLIPWAY_STORE_SECRET", "keys")
+    monkeypatch.setenv("SLIPWAY_STEP_SECRETS", "HF_TOKEN=keys/token")
+    case.tell(environment=str(tmp_path / "environment"))
     ti = TaskInstance()
     with caplog.at_level("DEBUG"):
         waiting = deferred(case, ti)
-    pod = case.cluster.get(POD, waiting.trigger.pod_name)
-    assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "bucket"}}]
-    assert "wJalr" not in json.dumps([pod, ti.kept]) + caplog.text
+        pod = case.cluster.get(POD, waiting.trigger.pod_name)
+        case.resume(waiting, case.context(ti))
+    printed = capsys.readouterr()
+    shown = json.dumps([pod, ti.kept, waiting.trigger.serialize()], default=str) + caplog.text
+    assert not [value for value in values.values() if value in shown + printed.out + printed.err]
+    environment = json.loads((tmp_path / "environment").read_text())
+    assert environment["HF_TOKEN"] == "hf_three"
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "wJalr-two"
+    assert "token" not in environment, "a key that nobody named sets nothing"

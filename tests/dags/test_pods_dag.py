@@ -13,7 +13,7 @@ from pipelines import runner
 from pipelines.step import WORK_STEPS
 from tests.airflow_case import DAG_FILE, Lifecycle
 from tests.cluster import Cluster
-from tests.dags.pod_case import cluster, environment, fake_arguments
+from tests.dags.pod_case import cluster, enter, fake_arguments
 from tests.steps.live import wait_for
 
 __all__ = ["cluster"]
@@ -52,8 +52,7 @@ def test_the_platform_changes_the_operators_of_work_steps_and_nothing_else(
 def test_steps_in_pods_hand_their_receipts_on_and_fail_as_on_one_machine(
     lifecycle: Lifecycle, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in environment(cluster, tmp_path).items():
-        monkeypatch.setenv(name, value)
+    enter(cluster, tmp_path, monkeypatch)
     monkeypatch.setenv("SLIPWAY_STORE", lifecycle.settings.store_url())
     monkeypatch.setattr(runner.StepTry, "arguments", fake_arguments(lifecycle.told))
     lifecycle.tell("prepare", status=20, leaves=False, prints=["error: no text"])

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pipelines import labels
-from tests.airflow_case import ROOT
+from tests.airflow_case import ROOT, Lifecycle
+from tests.cluster import Cluster
 from tests.cluster.kinds import JOB, POD, SERVICE
 from tests.dags.job_case import TrainingCase, training
-from tests.dags.pod_case import TaskInstance, case, cluster
+from tests.dags.pod_case import TaskInstance, case, cluster, enter
 from tests.dags.test_training_pods import deferred
 from tests.steps.live import wait_for
 
@@ -75,6 +76,52 @@ def test_a_pod_of_its_own_is_removed_and_those_of_others_are_not(
         )
     assert reap("failed") == ["Pod ours"]
     assert {pod["metadata"]["name"] for pod in training.cluster.list(POD)} >= {"a-copy", "anybodys"}
+
+
+def leave(cluster: Cluster, name: str, *, run_id: str, task_id: str) -> None:
+    """Leave a pod as the task of a run makes it."""
+    labelled = labels.step_labels("tiny", run_id, task_id, 1)
+    about = {"name": name, "labels": labelled, "annotations": {labels.RUN_ID: run_id}}
+    sleeping = [{"name": "base", "image": "slipway", "command": ["sleep", "600"]}]
+    cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": {"containers": sleeping}})
+
+
+def mark(run_id: str, task_id: str, state: str | None) -> None:
+    """Write into Airflow's database what a scheduler would: in which state a task is."""
+    from airflow.models.taskinstance import TaskInstance as Row
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    where = (Row.dag_id == "lifecycle_tiny", Row.run_id == run_id, Row.task_id == task_id)
+    with create_session() as session:
+        assert session.execute(update(Row).where(*where).values(state=state)).rowcount == 1
+
+
+def test_airflows_own_api_says_which_tasks_still_wait(
+    lifecycle: Lifecycle, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The DAG runs in Airflow, and asks its real Execution API about runs in its real database."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    import slipway.pods.reaper  # noqa: F401 - it takes seconds, and Airflow gives a DAG file few
+
+    lifecycle.tell("freeze", status=20, leaves=False, prints=["error: stop here"])
+    run = lifecycle.run()
+    enter(cluster, tmp_path, monkeypatch)
+    monkeypatch.setattr("pipelines.pods.orphans.MIN_AGE", timedelta(0))
+    for task_id, state in {"validate": "deferred", "prepare": "up_for_retry", "train": None}.items():
+        mark(run.id, task_id, state)
+    for task_id in ("freeze", "validate", "prepare", "train", "evaluate", "no-such-task"):
+        leave(cluster, task_id, run_id=run.id, task_id=task_id)
+    leave(cluster, "no-such-run", run_id="manual__deleted", task_id="train")
+
+    (dag,) = DagBag(dag_folder=str(ROOT / "dags" / "reaper.py")).dags.values()
+    reaped = dag.test(logical_date=None)
+
+    assert str(reaped.state) == "success"
+    kept = {pod["metadata"]["name"] for pod in cluster.pods() if "deletionTimestamp" not in pod["metadata"]}
+    assert kept == {"validate", "prepare", "train"}, "what is failed, skipped, gone or deleted waits for nothing"
+    cluster.clear()
 
 
 @pytest.mark.usefixtures("airflow_home")

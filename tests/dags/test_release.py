@@ -53,7 +53,7 @@ def world(lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
 def champion(world: World, lifecycle: Lifecycle) -> str:
     """Put a version into production and return the name of its copy."""
     opened = world.open(candidate("zero", service="tiny"), "run-zero", *ALL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while world.read(opened).state.phase is not Phase.PROMOTED:
         assert time.monotonic() < deadline, world.read(opened)
         time.sleep(0.02)

@@ -138,6 +138,7 @@ def test_nobody_sees_anything_without_a_session(route: str, visit: Visit, runnin
     assert forged.get(f"/slipway/{route}").status_code in (401, 403)
 
 
+@pytest.mark.usefixtures("airflow_home")
 def test_the_app_has_no_other_routes() -> None:
     from slipway.ui.app import releases_app
 
@@ -302,6 +303,7 @@ def test_a_run_that_airflow_has_is_linked(visit: Visit, world: World) -> None:
     assert ">run</a>" not in visit("viewer").get("/slipway/services").text
 
 
+@pytest.mark.usefixtures("airflow_home")
 def test_a_hostile_run_id_gives_a_harmless_link() -> None:
     from slipway.ui.ordering import run_path
 

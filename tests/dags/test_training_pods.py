@@ -95,8 +95,24 @@ def test_memory_that_is_used_up_is_no_reason_to_try_again(training: TrainingCase
 
 
 def test_pods_that_fit_no_node_are_given_up(training: TrainingCase) -> None:
-    training.freeze(cpu="1000", schedule_seconds=1)
-    failure(training, "found no node within 1 s.*Insufficient cpu", is_final=False)
+    training.freeze(cpu="1000", schedule_seconds=3)
+    failure(training, "found no node within 3 s.*Insufficient cpu", is_final=False)
+
+
+def test_pods_that_a_quota_refuses_are_given_up_and_nothing_is_left(training: TrainingCase) -> None:
+    training.cluster.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "few"},
+            "spec": {"hard": {"requests.cpu": "3"}},
+        }
+    )
+    training.freeze(cpu="2", schedule_seconds=1)
+    training.tell(then_waits="/nowhere")
+    with pytest.raises(Exception, match=r"make the pods of job slipway/.*exceeded quota: few.*when others have ended"):
+        training.run()
+    wait_for(lambda: not (training.cluster.list(JOB) or training.cluster.pods()), "nothing is left")
 
 
 def test_an_unknown_image_fails_at_once(training: TrainingCase, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import yaml
 from pipelines.podspec import USER, container_security, pod_security
 from pipelines.settings import REPOSITORY
 from pipelines.stack.airflow import POOLS
-from tests.manifests.rendered import MANIFESTS, OVERLAYS, Body, named, of_kind, values_of
+from tests.manifests.rendered import MANIFESTS, OVERLAYS, Body, named, of_kind, settings_of, values_of
 
 FOLDER = MANIFESTS / "airflow"
 COMPONENTS = ("apiServer", "dagProcessor", "migrateDatabaseJob", "scheduler", "triggerer", "workers")
@@ -119,4 +119,13 @@ def test_settings_and_secrets_come_from_where_the_overlay_puts_them(overlay: str
 
     assert named(overlay, "ConfigMap", sources[0]["configMapRef"]["name"], "airflow")
     pod = named(overlay, "Deployment", "slipway-controller")["spec"]["template"]["spec"]
-    assert sources[1] in pod["containers"][0]["envFrom"]
+    assert sources[1:] == pod["containers"][0]["envFrom"][1:]
+
+
+@both
+def test_whoever_opens_the_store_finds_its_keys_where_there_are_some(overlay: str) -> None:
+    keys = {"secretRef": {"name": settings_of("kind")["SLIPWAY_STORE_SECRET"], "optional": True}}
+    pod = named(overlay, "Deployment", "slipway-controller")["spec"]["template"]["spec"]
+
+    assert keys in pod["containers"][0]["envFrom"]
+    assert keys in yaml.safe_load(values(overlay)["extraEnvFrom"])

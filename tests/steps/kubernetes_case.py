@@ -19,12 +19,13 @@ from pipelines.release.kubernetes.fleet import KubernetesFleet
 from pipelines.release.kubernetes.gateway import Gateway
 from pipelines.release.kubernetes.objects import Peers
 from pipelines.release.kubernetes.router import HttpRouteRouter
-from pipelines.release.ports import Address, Target
+from pipelines.release.ports import Address, FleetError, Target
 from pipelines.settings import Settings
 from pipelines.spec import ServingConfig, parse_spec
 from pipelines.store import Store
 from tests import cluster as double
 from tests.cluster.kinds import HTTP_ROUTE
+from tests.steps.live import wait_for
 
 GATEWAY_NAMESPACE = "envoy-gateway-system"
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
@@ -127,6 +128,18 @@ class Case:
     def bodies(self, version: Version) -> list[dict[str, Any]]:
         """Return the objects of a copy."""
         return objects.bodies(version, ServingConfig(), self.settings, Peers(GATEWAY_NAMESPACE, "monitoring"))
+
+    def stop(self, copy: str) -> None:
+        """Stop a copy as the controller does: at the next look again, while a pod that has begun is still ending."""
+
+        def is_stopped() -> bool:
+            try:
+                self.fleet.stop(copy)
+            except FleetError:
+                return False
+            return True
+
+        wait_for(is_stopped, f"copy {copy} is stopped", seconds=180)
 
     def target(self, word: str) -> Target:
         return Target(f"docs-{word}", Address(f"docs-{word}.{NAMESPACE}.svc", 3000))

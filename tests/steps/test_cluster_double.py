@@ -143,15 +143,18 @@ print("two")
 
 
 @pytest.mark.parametrize(
-    ("script", "code"),
-    [pytest.param(WAITS_FOR_SIGTERM, 10, id="handled"), pytest.param(IGNORES_SIGTERM, 137, id="not-handled")],
+    ("script", "grace", "code"),
+    [pytest.param(WAITS_FOR_SIGTERM, 60, 10, id="handled"), pytest.param(IGNORES_SIGTERM, 2, 137, id="not-handled")],
 )
-def test_a_deleted_pod_is_asked_then_killed(cluster: Cluster, core: client.CoreV1Api, script: str, code: int) -> None:
+def test_a_deleted_pod_is_asked_then_killed(
+    cluster: Cluster, core: client.CoreV1Api, script: str, grace: int, code: int
+) -> None:
     core.create_namespaced_pod("slipway", pod(script))
     wait_for_log(cluster, "ready")
     codes = []
-    stream = watch.Watch().stream(core.list_namespaced_pod, "slipway", timeout_seconds=60)
-    core.delete_namespaced_pod("step", "slipway", grace_period_seconds=2)
+    before = core.list_namespaced_pod("slipway").metadata.resource_version
+    core.delete_namespaced_pod("step", "slipway", grace_period_seconds=grace)
+    stream = watch.Watch().stream(core.list_namespaced_pod, "slipway", resource_version=before, timeout_seconds=90)
     for event in stream:
         state = event["object"].status.container_statuses[0].state.terminated
         codes += [state.exit_code] if state else []

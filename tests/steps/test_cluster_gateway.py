@@ -18,7 +18,7 @@ from tests.steps.live import wait_for
 
 HOST = "docs.example"
 SECONDS = 60.0
-CLIENT = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+CLIENT = httpx.Client(timeout=60, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 SERVER = """
 import http.server, json, os
 seen = []
@@ -217,8 +217,15 @@ def test_prometheus_counts_each_backend_and_the_mirror(
     pairs = "httproute/slipway/pairs/rule/0"
     answers = Counter(ask(gateway).text for _ in range(40))
     one, two = f"{pairs}/backend/0", f"{pairs}/backend/1"
-    wait_for(lambda: count(prometheus, one) + count(prometheus, two) == 40, "all are counted")
-    assert (count(prometheus, one), count(prometheus, two)) == (answers["one"], answers["two"])
+    counts = 0.0, 0.0
+
+    def are_counted() -> bool:
+        nonlocal counts
+        counts = count(prometheus, one), count(prometheus, two)
+        return sum(counts) == 40
+
+    wait_for(are_counted, "all are counted", SECONDS)
+    assert counts == (answers["one"], answers["two"])
     wait_for(lambda: count(prometheus, f"{pairs}-mirror-0") == 40, "all mirrored ones are counted")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.release.kubernetes.counts import Change, Cursor
 from pipelines.release.kubernetes.prometheus import Prometheus
-from pipelines.release.ports import Arm, Counts, RouterUnavailable
+from pipelines.release.ports import Arm, Counts, RouterUnavailable, Tally
 from tests.steps.live import wait_for
 from tests.steps.proxy_case import NEVER, Proxies, running, source, tally_of
 
@@ -105,7 +105,7 @@ def test_a_mirrored_request_is_the_canarys_shadow(proxies: Proxies) -> None:
 
 def test_a_user_who_leaves_before_the_headers_is_no_exposure(proxies: Proxies) -> None:
     since = proxies.cursor()
-    proxies.ask("stable/user", timeout=0.1, seconds=1)
+    proxies.ask("stable/user", timeout=0.1, seconds=30)
     proxies.ask("stable/user")
     found = tally_of(proxies.counts(since, 1), "stable/user")
     assert (found.exposures, found.bad) == (1, 0)
@@ -113,7 +113,7 @@ def test_a_user_who_leaves_before_the_headers_is_no_exposure(proxies: Proxies) -
 
 def test_latencies_are_those_of_the_answers(proxies: Proxies) -> None:
     since = proxies.cursor()
-    for seconds in (0.001, 0.15, 0.15):
+    for seconds in (0.001, 1.05, 1.05):
         proxies.ask("canary/user", seconds=seconds)
 
     def latency() -> tuple[int, ...]:
@@ -122,7 +122,7 @@ def test_latencies_are_those_of_the_answers(proxies: Proxies) -> None:
     wait_for(lambda: sum(latency()) == 3, "three latencies")
     slow = [index for index, count in enumerate(latency()) if count == 2]
     assert len(slow) == 1
-    assert 100 < 1.1 ** slow[0] <= 250 * 1.1
+    assert 1000 < 1.1 ** slow[0] <= 2500 * 1.1
 
 
 def test_reading_a_cursor_again_gives_at_least_what_it_gave(proxies: Proxies) -> None:
@@ -145,20 +145,27 @@ def test_what_happens_while_a_weight_changes_belongs_to_neither(proxies: Proxies
     begun = prometheus.now()
     proxies.ask("stable/user", "500")
     change = Change(begun, prometheus.now())
-    changed = proxies.counting.count(before.cursor, change)
+    changed = Counts(before.cursor)
+
+    def is_changed() -> bool:
+        nonlocal changed
+        changed = proxies.read(before.cursor, change)
+        return changed.cursor != before.cursor
+
+    wait_for(is_changed, "the change")
     assert (changed.tallies, changed.gap, changed.cursor) == ({}, "", str(Cursor(change.in_force, is_scrape=False)))
 
-    wait_for(
-        lambda: proxies.counting.count(changed.cursor, change).cursor != changed.cursor, "scrapes after the change"
-    )
+    wait_for(lambda: proxies.read(changed.cursor, change).cursor != changed.cursor, "scrapes after the change")
     proxies.ask("stable/user")
+    found = Tally()
 
-    def after() -> tuple[int, int]:
-        found = tally_of(proxies.counting.count(changed.cursor, change), "stable/user")
-        return found.exposures, found.bad
+    def is_counted() -> bool:
+        nonlocal found
+        found = tally_of(proxies.read(changed.cursor, change), "stable/user")
+        return found.exposures > 0
 
-    wait_for(lambda: after()[0], "the request after the change")
-    assert after() == (1, 0)
+    wait_for(is_counted, "the request after the change")
+    assert (found.exposures, found.bad) == (1, 0)
 
 
 def test_what_is_in_flight_is_known_after_the_next_scrape(proxies: Proxies) -> None:
@@ -172,8 +179,14 @@ def test_what_is_in_flight_is_known_after_the_next_scrape(proxies: Proxies) -> N
 
     with proxies.stream("canary/user"):
         opened_at = prometheus.now()
-        wait_for(lambda: in_flight(Arm.CANARY, opened_at) is not None, "a scrape")
-        assert (in_flight(Arm.CANARY, opened_at), in_flight(Arm.STABLE, opened_at)) == (1, 0)
+        found: list[int | None] = []
+
+        def are_known() -> bool:
+            found[:] = in_flight(Arm.CANARY, opened_at), in_flight(Arm.STABLE, opened_at)
+            return None not in found
+
+        wait_for(are_known, "a scrape")
+        assert found == [1, 0]
     proxies.two.next_chunk.set()
     wait_for(lambda: in_flight(Arm.CANARY, prometheus.now() - 500) == 0, "the end of the stream")
     proxies.two.next_chunk.clear()

@@ -24,6 +24,7 @@ from tests.steps import copy_server
 from tests.steps.kubernetes_case import Case, running
 from tests.steps.live import wait_for
 
+CLIENT = httpx.Client(timeout=60, trust_env=False)
 OWNED = (kinds.NETWORK_POLICY, kinds.SERVICE, kinds.DISRUPTION_BUDGET, kinds.AUTOSCALER)
 
 
@@ -99,7 +100,7 @@ def test_stopping_removes_everything_of_the_copy_and_nothing_else(case: Case, is
         case.fleet.start(version)
     if is_half_made:
         case.double.delete(case.double.get(kinds.DEPLOYMENT, one.copy_name))
-    case.fleet.stop(one.copy_name)
+    case.stop(one.copy_name)
 
     for kind in (kinds.DEPLOYMENT, *OWNED):
         assert [body["metadata"]["labels"][labels.COPY] for body in case.double.list(kind)] == [two.copy_name]
@@ -143,17 +144,19 @@ def test_a_copy_is_ready_when_enough_pods_are(
 
 def test_the_counters_of_a_copy_are_the_sum_of_its_pods(case: Case) -> None:
     version = case.bento_version("one", replicas=2, max_replicas=2)
+    case.double.remove_node("node-1")
     case.fleet.start(version)
     with pytest.raises(FleetError, match="has no pod that serves"):
         case.fleet.meter(version.copy_name)
+    case.double.add_node("node-1")
     wait_for(lambda: sum(map(is_ready, pods_of(case, version))) == 2, "two pods are ready", seconds=60)
     assert case.fleet.ready(version.copy_name)
 
     for number, pod in enumerate(pods_of(case, version), start=1):
         url = f"http://{pod['status']['podIP']}:3000/v1/completions"
         for _ in range(number):
-            assert httpx.post(url, json={"prompt": "x"}, trust_env=False).is_success
-        assert httpx.post(url, json={"prompt": "x"}, headers={TRAFFIC: "pinned"}, trust_env=False).is_success
+            assert CLIENT.post(url, json={"prompt": "x"}).is_success
+        assert CLIENT.post(url, json={"prompt": "x"}, headers={TRAFFIC: "pinned"}).is_success
     found = case.fleet.meter(version.copy_name)
     assert (found[Traffic.USER].requests, found[Traffic.PINNED].requests) == (1 + 2, 2)
     assert case.fleet.recorded(version.copy_name) == ()
@@ -210,10 +213,16 @@ def test_pods_that_a_quota_forbids_are_told_of(case: Case, monkeypatch: pytest.M
     ("verb", "resource", "message"),
     [
         pytest.param(
-            "patch", "deployments", "patch Deployment docs-.* in namespace slipway: .*grant `patch`", id="first"
+            "patch",
+            "deployments",
+            "patch Deployment docs-.* in namespace slipway: .*the verb patch on deployments.apps",
+            id="first",
         ),
         pytest.param(
-            "patch", "networkpolicies", "patch NetworkPolicy .*grant `patch` on networkpolicies", id="another"
+            "patch",
+            "networkpolicies",
+            "patch NetworkPolicy .*the verb patch on networkpolicies.networking",
+            id="another",
         ),
         pytest.param("get", "gateways", r"get Gateway slipway in namespace envoy-gateway-system", id="gateway"),
     ],
@@ -227,7 +236,7 @@ def test_a_forbidden_verb_is_named_before_anything_is_made(case: Case, verb: str
 
 def test_an_unknown_context_names_the_variable(case: Case) -> None:
     case.connect(kubernetes_context="nowhere")
-    with pytest.raises(BadInput, match=r"context 'nowhere' \(SLIPWAY_KUBERNETES_CONTEXT\) cannot be used"):
+    with pytest.raises(BadInput, match=r"load context 'nowhere' .*set SLIPWAY_KUBERNETES_CONTEXT"):
         case.fleet.start(case.version("one"))
 
 
@@ -241,9 +250,7 @@ def test_a_cluster_without_the_gateway_api_is_told_so(case: Case) -> None:
     known = case.double.kinds._known
     for key in [key for key in known if key[0] == kinds.GATEWAY.group]:
         del known[key]
-    with pytest.raises(
-        ClusterRefused, match=r"knows no gateways of gateway\.networking\.k8s\.io/v1; install the Gateway"
-    ):
+    with pytest.raises(ClusterRefused, match=r"knows no gateways\.gateway\.networking\.k8s\.io; install the Gateway"):
         case.fleet.start(case.version("one"))
     assert there(case) == []
 
@@ -267,8 +274,8 @@ def test_a_gateway_of_an_unknown_controller_is_refused(case: Case) -> None:
 
 def test_credentials_that_are_not_accepted_are_no_stack_trace(case: Case) -> None:
     case.double.access.revoke("kubernetes-admin")
-    with pytest.raises(ClusterRefused, match="the credentials are not accepted"):
-        case.fleet.list()
+    with pytest.raises(ClusterUnavailable, match="the credentials are not accepted: renew the token"):
+        case.fleet.list()  # tokens are renewed while a release runs: that is no reason to take it back
 
 
 def test_a_cluster_that_does_not_answer_may_be_asked_again(case: Case, tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def test_the_controllers_rights_are_those_that_it_uses(case: Case, monkeypatch: 
     case.router.observe("docs")
     with pytest.raises(RouterUnavailable):
         case.router.counts("docs", None)
-    case.fleet.stop(version.copy_name)
+    case.stop(version.copy_name)
     for body in case.bodies(version)[1:]:  # what nobody owns: a crash between the Deployment's end and theirs
         case.cluster.apply(body)
-    case.fleet.stop(version.copy_name)
+    case.stop(version.copy_name)
 
     seen = [found for found in case.double.seen() if found.user == user]
     assert {found.code for found in seen} <= {200, 201, 404}
@@ -87,7 +87,7 @@ def test_the_dead_man_may_lower_a_weight_and_start_nothing(case: Case, monkeypat
     case.router.apply(route(case, 0), 2)
     assert case.router.observe("docs") == Observed(route(case, 0), 2)
 
-    with pytest.raises(ClusterRefused, match="grant `patch` on deployments"):
+    with pytest.raises(ClusterRefused, match=r"slipway-dead-man the verb patch on deployments\.apps"):
         case.fleet.start(case.version("two"))
-    with pytest.raises(ClusterRefused, match="grant `list` on deployments"):
+    with pytest.raises(ClusterRefused, match=r"slipway-dead-man the verb list on deployments\.apps"):
         case.fleet.stop("docs-one")

@@ -16,6 +16,7 @@ from pipelines.release.kubernetes.router import NOT_IN_FORCE
 from pipelines.release.ports import FULL_BP, Address, Capability, Observed, Route, RouterUnavailable, Sessions, Split
 from tests.cluster.kinds import GATEWAY, HTTP_ROUTE
 from tests.steps.kubernetes_case import GATEWAY_NAMESPACE, Case, running
+from tests.steps.live import wait_for
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def route(case: Case, canary_bp: int = 0, **more: Any) -> Route:
 
 def held(case: Case) -> dict[str, Any]:
     return case.double.get(HTTP_ROUTE, "docs")
+
+
+def has_looked(case: Case) -> bool:
+    """Say whether the Gateway's controller has looked at the present generation of the route."""
+    found = held(case)
+    rows = [row for parent in found["status"]["parents"] for row in parent["conditions"]]
+    return {row["observedGeneration"] for row in rows} == {found["metadata"]["generation"]}
 
 
 def test_a_route_is_in_force_when_the_gateway_has_accepted_it(case: Case) -> None:
@@ -84,12 +92,13 @@ def test_annotations_of_others_stay(case: Case) -> None:
 
 
 def test_a_route_that_is_not_accepted_yet_is_not_in_force(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routers, "ACCEPT_SECONDS", 0.5)
     case.controller.is_asleep = True
-    with pytest.raises(
-        RouterRejected, match="the controller of Gateway envoy-gateway-system/slipway has not looked at it"
-    ):
-        case.router.apply(route(case, 500), 3)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(routers, "ACCEPT_SECONDS", 0.5)
+        with pytest.raises(
+            RouterRejected, match="the controller of Gateway envoy-gateway-system/slipway has not looked at it"
+        ):
+            case.router.apply(route(case, 500), 3)
     assert case.router.observe("docs") == Observed(route(case, 500), NOT_IN_FORCE)
     assert routes.IN_FORCE_AT not in held(case)["metadata"]["annotations"]
 
@@ -100,7 +109,15 @@ def test_a_route_that_is_not_accepted_yet_is_not_in_force(case: Case, monkeypatc
 
 def test_a_refused_route_leaves_the_old_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.router.apply(route(case, 500), 3)
-    monkeypatch.setattr(routers, "ACCEPT_SECONDS", 0.5)
+    monkeypatch.setattr(routers, "ACCEPT_SECONDS", 0.0)
+    patch = case.cluster.patch
+
+    def patched(*arguments: Any) -> Any:
+        written = patch(*arguments)
+        wait_for(lambda: has_looked(case), "the controller has looked")
+        return written
+
+    monkeypatch.setattr(case.cluster, "patch", patched)
     case.controller.refusal = "no such listener"
     with pytest.raises(RouterRejected, match="Accepted is False: NotAllowed: no such listener"):
         case.router.apply(route(case, FULL_BP), 4)

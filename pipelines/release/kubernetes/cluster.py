@@ -6,8 +6,6 @@ that applying it again changes nothing, and what others own (a replica count tha
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +16,8 @@ from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
 from pipelines import labels
+from pipelines.cluster.access import access, unusable
+from pipelines.cluster.refusals import Asked, Outcome, Refusal, explain
 from pipelines.errors import BadInput, SlipwayError
 from pipelines.release.ports import FleetError, RouterUnavailable
 from pipelines.settings import Settings
@@ -87,9 +87,6 @@ KINDS = {
     )
 }
 
-_NOT_APPLICABLE = "the server rejected our request due to an error in our request"
-"""What the API says of a JSON Patch that does not fit the object: one of its `test` operations does not hold."""
-
 _VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -98,7 +95,7 @@ class Cluster:
 
     def __init__(self, settings: Settings) -> None:
         self.namespace = settings.kubernetes_namespace
-        self._context = settings.kubernetes_context
+        self._settings = settings
         self._api: client.ApiClient | None = None
         self._connecting = threading.Lock()
 
@@ -192,6 +189,7 @@ class Cluster:
     ) -> Body | None:
         """Return the API's answer, or None when the object does not exist."""
         namespace = namespace or self.namespace
+        asked = _asked(method, kind, name or _name_in(body), namespace)
         try:
             found: Body = self._connected().call_api(
                 _path(kind, name, namespace),
@@ -205,38 +203,33 @@ class Cluster:
                 _request_timeout=TIMEOUT_SECONDS,
             )
         except ApiException as error:
-            what = name or (str(body["metadata"]["name"]) if isinstance(body, dict) else "")
-            _tell(error, "list" if method == "GET" and not name else _VERBS[method], kind, what, namespace)
+            _tell(explain(error.status or 0, str(error.body or error.reason or ""), asked, self._settings))
             return None
         except (HTTPError, OSError) as error:
-            raise ClusterUnavailable(f"kubernetes: the API does not answer: {error}") from error
+            raise ClusterUnavailable(explain(0, str(error), asked, self._settings).message) from error
         return found
 
     def _connected(self) -> client.ApiClient:
         with self._connecting:
             if self._api is None:
-                self._api = client.ApiClient(_configuration(self._context))
+                self._api = client.ApiClient(_configuration(self._settings))
             return self._api
 
 
-def _configuration(context: str) -> client.Configuration:
-    """Return how to reach the API: a context of the kubeconfig, else the pod's own account, else the current context.
+def _configuration(settings: Settings) -> client.Configuration:
+    """Return how to reach the API.
 
     Raises:
-        BadInput: when there is no such context.
+        BadInput: when the kubeconfig or its context cannot be used.
     """
-    found = client.Configuration()
-    file = os.environ.get("KUBECONFIG")  # the library reads it once, when it is imported
+    found, wanted = client.Configuration(), access(settings)
     try:
-        if not context and not file and "KUBERNETES_SERVICE_HOST" in os.environ:
+        if wanted.is_in_cluster:
             config.load_incluster_config(client_configuration=found)
         else:
-            config.load_kube_config(config_file=file, context=context or None, client_configuration=found)
+            config.load_kube_config(config_file=wanted.file, context=wanted.context, client_configuration=found)
     except (ConfigException, OSError, ValueError) as error:
-        wanted = f"context {context!r} (SLIPWAY_KUBERNETES_CONTEXT)" if context else "the kubeconfig's current context"
-        raise BadInput(
-            f"kubernetes: {wanted} cannot be used: {error}; `kubectl config get-contexts` names those that can"
-        ) from error
+        raise unusable(settings, str(error)) from error
     return found
 
 
@@ -246,54 +239,28 @@ def _path(kind: Kind, name: str, namespace: str) -> str:
     return f"{root}{scope}/{kind.plural}" + (f"/{name}" if name else "")
 
 
-def _tell(error: ApiException, verb: str, kind: Kind, name: str, namespace: str) -> None:
+def _name_in(body: Body | list[Body] | None) -> str:
+    return str(body["metadata"]["name"]) if isinstance(body, dict) else ""
+
+
+def _asked(method: str, kind: Kind, name: str, namespace: str) -> Asked:
+    verb = "list" if method == "GET" and not name else _VERBS[method]
+    what = f"{verb} {kind.kind} {name}".rstrip() + (f" in namespace {namespace}" * kind.is_namespaced)
+    return Asked(what, f"{kind.plural}.{kind.group}" if kind.group else kind.plural, section="serving")
+
+
+def _tell(refusal: Refusal) -> None:
     """Return nothing when the object does not exist; tell everything else.
 
     Raises:
         Conflict, ClusterRefused, ClusterUnavailable: with object, verb and way out.
     """
-    reason, message, is_of_object = _status(error, kind)
-    what = f"kubernetes: {verb} {kind.kind} {name}".rstrip() + (f" in namespace {namespace}" * kind.is_namespaced)
-    match error.status:
-        case 404 if is_of_object:
+    match refusal.outcome:
+        case Outcome.ABSENT:
             return
-        case 404 if "namespaces" in message:
-            raise ClusterRefused(f"{what}: {message}; make the namespace, or set SLIPWAY_KUBERNETES_NAMESPACE")
-        case 404:
-            raise ClusterRefused(f"{what}: the cluster knows no {kind.plural} of {kind.api_version}; {_missing(kind)}")
-        case 409 if reason != "Forbidden":
-            raise Conflict(f"{what}: {message}")
-        case 401:
-            raise ClusterRefused(f"{what}: the credentials are not accepted ({message}); renew the kubeconfig or token")
-        case 403 if "quota" in message:
-            raise ClusterUnavailable(f"{what}: {message}; ask for less in `serving` of the spec, or raise the quota")
-        case 403:
-            raise ClusterRefused(
-                f"{what}: {message}; grant `{verb}` on {kind.plural}.{kind.group or 'core'} to this account "
-                "(docker/k8s/base, the controller's role)"
-            )
-        case 422 if message.startswith(_NOT_APPLICABLE):
-            raise Conflict(f"{what}: {message}")
-        case 400 | 405 | 415 | 422:
-            raise ClusterRefused(f"{what}: {message}")
-        case _:
-            raise ClusterUnavailable(f"{what}: {error.status} {message}")
-
-
-def _status(error: ApiException, kind: Kind) -> tuple[str, str, bool]:
-    """Return reason and message of the API's answer, and whether it is about an object that is not there."""
-    try:
-        found = json.loads(error.body or "{}")
-        details = found.get("details") or {}
-    except (ValueError, AttributeError):
-        return str(error.reason), str(error.body or error.reason).strip()[:500], False
-    causes = [str(cause.get("message")) for cause in details.get("causes") or ()]
-    is_of_object = bool(details.get("name")) and details.get("kind") in (kind.plural, kind.kind)
-    message = "; ".join([str(found.get("message", error.reason)), *causes])
-    return str(found.get("reason", "")), message, is_of_object
-
-
-def _missing(kind: Kind) -> str:
-    if kind.group == HTTP_ROUTE.group:
-        return "install the Gateway API (v1) and a controller for it, such as Envoy Gateway"
-    return "its version may be too old"
+        case Outcome.CONFLICT:
+            raise Conflict(refusal.message)
+        case Outcome.REFUSED:
+            raise ClusterRefused(refusal.message)
+        case Outcome.FULL | Outcome.UNAVAILABLE:
+            raise ClusterUnavailable(refusal.message)

@@ -4,8 +4,8 @@ The Deployment is made first and marked as whole last: a copy that a crash left 
 `start`, and found by `list` and `stop` as any other. What is whole is left as it is, whatever settings say by now: a
 new image must not restart what is in production.
 
-Requests that copies recorded stay in their pods: nothing but a pod's own account may read them, and nobody may execute
-commands in a pod. So a release on a cluster repeats reference requests only.
+Copies in pods record no requests: nothing but a pod's own account could read them, for nobody may execute commands in a
+pod, and no endpoint shows what users asked. So a release on a cluster repeats reference requests only.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class KubernetesFleet:
         return {traffic: _sum([counters[traffic] for counters in told]) for traffic in Traffic}
 
     def recorded(self, copy: str) -> Sequence[RecordedRequest]:
-        """Return nothing: recorded requests never leave a pod."""
+        """Return nothing: pods record no requests."""
         return ()
 
     def _make(self, version: Version, *, is_new: bool) -> None:

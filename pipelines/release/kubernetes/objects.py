@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines import labels
-from pipelines.formats import bento
+from pipelines.formats import bento, recordings
 from pipelines.formats.headers import COPY_VARIABLE
 from pipelines.ledger import Version
-from pipelines.podspec import container_security, environment_of, pod_security, pull_secrets
+from pipelines.podspec import container_security, pod_security, pull_secrets, store_variables
 from pipelines.release.kubernetes import drain
 from pipelines.release.kubernetes.cluster import (
     AUTOSCALER,
@@ -209,8 +209,8 @@ def _fetcher(version: Version, serving: ServingConfig, settings: Settings) -> Bo
             {"name": "SLIPWAY_STORE", "value": settings.store_url()},
             {"name": "SLIPWAY_HOME", "value": str(SCRATCH_MOUNT)},
             {"name": "HOME", "value": str(SCRATCH_MOUNT)},
+            *store_variables(settings.store_secret),
         ],
-        **environment_of(settings.store_secret),
         "volumeMounts": _mounts(),
     }
 
@@ -221,6 +221,7 @@ def _server(version: Version, serving: ServingConfig, settings: Settings) -> Bod
         **bento.serve_environment(Path(SCRATCH_MOUNT)),
         "HOME": str(SCRATCH_MOUNT),
         COPY_VARIABLE: version.copy_name,
+        recordings.UNREAD: "1",
     }
     stop = [PYTHON, "-c", Path(drain.__file__).read_text(encoding="utf-8"), str(PORT)]
     limits = [str(LEAST_DRAIN_SECONDS), str(LEAST_DRAIN_SECONDS + serving.drain_seconds)]

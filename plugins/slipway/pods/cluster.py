@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
@@ -16,24 +14,14 @@ from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from pipelines import labels
-from pipelines.pods.failures import Case, most_gpus
-from pipelines.pods.refusals import explain_configuration, explain_refusal
+from pipelines.cluster.access import unusable
+from pipelines.cluster.refusals import Asked, explain
+from pipelines.errors import SlipwayError
+from pipelines.pods.failures import Case, error_of, most_gpus
 from pipelines.settings import Settings
 from pipelines.spec import StepResources
 
 logger = logging.getLogger(__name__)
-
-
-def is_in_cluster(settings: Settings) -> bool:
-    """Return whether this process is a pod and uses its own service account."""
-    return not settings.kubernetes_context and "KUBERNETES_SERVICE_HOST" in os.environ
-
-
-def kubeconfig(settings: Settings) -> str | None:
-    """Return the kubeconfig of this process; None: it is a pod and needs none."""
-    if is_in_cluster(settings):
-        return None
-    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
 @contextlib.contextmanager
@@ -49,12 +37,18 @@ def refusals_told(what: str, settings: Settings) -> Iterator[None]:
     """
     try:
         yield
-    except ApiException as error:
-        raise explain_refusal(error.status or 0, str(error.body or error.reason or ""), what, settings) from None
-    except (HTTPError, KubernetesApiException) as error:
-        raise explain_refusal(0, str(error), what, settings) from None
+    except (ApiException, HTTPError, KubernetesApiException) as error:
+        raise refusal(error, what, settings) from None
     except ConfigException as error:
-        raise explain_configuration(str(error), settings) from None
+        raise unusable(settings, str(error)) from None
+
+
+def refusal(error: Exception, what: str, settings: Settings) -> SlipwayError:
+    """Return what an error of the client means, with verb and object, and whether another try may help."""
+    status, body = 0, str(error)
+    if isinstance(error, ApiException):
+        status, body = error.status or 0, str(error.body or error.reason or "")
+    return error_of(explain(status, body, Asked(what), settings))
 
 
 def useful_pod(client: CoreV1Api, found_by: dict[str, str], namespace: str) -> k8s.V1Pod | None:

@@ -19,14 +19,15 @@ from kubernetes.client import models as k8s
 from urllib3.exceptions import HTTPError
 
 from pipelines import labels
-from pipelines.errors import PodLost
+from pipelines.cluster.access import access
+from pipelines.errors import PodLost, SlipwayError
 from pipelines.pods.failures import Case
 from pipelines.pods.job import headless_service, job_labels
 from pipelines.pods.manifest import CONTAINER
 from pipelines.settings import Settings
 from pipelines.spec import StepResources
 from pipelines.step import RunInfo
-from slipway.pods.cluster import case_of, is_in_cluster, kubeconfig, refusals_told
+from slipway.pods.cluster import case_of, events_of, refusals_told
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ class Jobs:
 
     @cached_property
     def _hook(self) -> KubernetesHook:
+        found = access(self.settings)
         return KubernetesHook(
             conn_id=None,
-            in_cluster=is_in_cluster(self.settings) or None,
-            config_file=kubeconfig(self.settings),
-            cluster_context=self.settings.kubernetes_context or None,
+            in_cluster=found.is_in_cluster or None,
+            config_file=found.file,
+            cluster_context=found.context,
         )
 
     @property
@@ -83,8 +85,12 @@ class Jobs:
         if job is None:
             raise PodLost(f"{info.task_id}: {what} of this try is still ending; it is tried again")
         service = headless_service(info, self.settings, job_uid=job.metadata.uid)
-        with refusals_told(f"create service of {what}", self.settings), _there_already_is_fine():
-            self.core.create_namespaced_service(self._namespace, service)
+        try:
+            with refusals_told(f"create service of {what}", self.settings), _there_already_is_fine():
+                self.core.create_namespaced_service(self._namespace, service)
+        except SlipwayError:
+            self.remove(job.metadata.name)  # it would train although its task has failed
+            raise
         return job
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -97,6 +103,10 @@ class Jobs:
             raise
         plain: dict[str, Any] = self.core.api_client.sanitize_for_serialization(job)
         return plain
+
+    def events(self, name: str) -> tuple[dict[str, Any], ...]:
+        """Return the events of a Job itself, oldest first."""
+        return events_of(self.core, name, self._namespace)
 
     def cases(self, name: str, step: str, resources: StepResources) -> list[Case]:
         """Return all that is known of each pod of a Job, events too: two requests for each."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Never
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import PodLaunchFailedException
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import PodLaunchTimeoutException, PodNotFoundException
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException
+from airflow.triggers.base import BaseTrigger
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
 from pipelines import labels
+from pipelines.cluster.access import access
 from pipelines.errors import PodLost, ReceiptMissing, SlipwayError
 from pipelines.pods.failures import explain, gone
 from pipelines.pods.manifest import CONTAINER, check_store, step_pod
@@ -31,8 +35,10 @@ from slipway.aws import use_connection
 from slipway.docs import task_documentation
 from slipway.errors import translated
 from slipway.operators import finished
-from slipway.pods.cluster import case_of, events_of, is_in_cluster, kubeconfig, refusals_told, useful_pod
+from slipway.pods.cluster import case_of, events_of, refusals_told, useful_pod
+from slipway.pods.starting import StepPodManager, StepPodTrigger
 from slipway.requests import Request, request_of
+from slipway.retries import is_last_try
 
 RECEIPT_KEY = "return_value"
 """Under which Airflow keeps what a task returns."""
@@ -62,14 +68,14 @@ class StepPodOperator(KubernetesPodOperator):
         self, *, task_id: str, model: str = "", spec_file: str = "", deferrable: bool = True, **kwargs: Any
     ) -> None:
         """Take what the DAG's default arguments say, beside Airflow's own arguments."""
-        settings = Settings()
+        found = access(Settings())
         super().__init__(
             task_id=task_id,
             doc_md=task_documentation(task_id),
             kubernetes_conn_id=None,
-            in_cluster=is_in_cluster(settings) or None,
-            cluster_context=settings.kubernetes_context or None,
-            config_file=kubeconfig(settings),
+            in_cluster=found.is_in_cluster or None,
+            cluster_context=found.context,
+            config_file=found.file,
             random_name_suffix=False,
             base_container_name=CONTAINER,
             termination_message_policy="FallbackToLogsOnError",
@@ -131,6 +137,16 @@ class StepPodOperator(KubernetesPodOperator):
         """Return this task's pod as it is now."""
         return None if self.pod is None else self.hook.get_pod(self.pod.metadata.name, namespace)
 
+    def defer(self, *, trigger: BaseTrigger, **arguments: Any) -> Never:
+        """Give the worker back; a pod is waited for by our own trigger."""
+        own = StepPodTrigger.of(trigger) if isinstance(trigger, KubernetesPodTrigger) else trigger
+        super().defer(trigger=own, **arguments)
+
+    @cached_property
+    def pod_manager(self) -> StepPodManager:
+        """What makes the pod, and reads it while the task waits in this process."""
+        return StepPodManager(kube_client=self.client)
+
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
         """Wait until the pod has started; remember when the wait was given up."""
         try:
@@ -162,7 +178,8 @@ class StepPodOperator(KubernetesPodOperator):
             return
         self._succeeded = case.status.get("phase") == "Succeeded"
         problem = explain(case, gave_up=self._gave_up)
-        if self._succeeded or problem or self._gave_up or is_last_try(context):
+        is_last = is_last_try(context["ti"].try_number, context["ti"].max_tries)
+        if self._succeeded or problem or self._gave_up or is_last:
             self.process_pod_deletion(self.pod, reraise=False)
         if problem:
             raise problem
@@ -178,9 +195,8 @@ class StepPodOperator(KubernetesPodOperator):
         """Say what the pod is made of, and how long the provider waits for it."""
         resources, request = self._resources, self._request
         arguments = StepTry(self.task_id, request.spec_uri, request.info, settings).arguments
-        self.pod_template_dict = step_pod(
-            arguments, request.info, resources, settings, is_last_try=is_last_try(context)
-        )
+        is_last = is_last_try(context["ti"].try_number, context["ti"].max_tries)
+        self.pod_template_dict = step_pod(arguments, request.info, resources, settings, is_last_try=is_last)
         self.schedule_timeout_seconds = resources.schedule_seconds
         self.startup_timeout_seconds = resources.start_seconds
         self.termination_grace_period = resources.grace_seconds
@@ -259,9 +275,3 @@ class StepPodOperator(KubernetesPodOperator):
     def _translated(self, context: Context, settings: Settings) -> Iterator[None]:
         with translated(context["ti"], self.retries or 0), refusals_told(f"run the pod of {self.task_id}", settings):
             yield
-
-
-def is_last_try(context: Context) -> bool:
-    """Return whether Airflow will not try this task again."""
-    ti = context["ti"]
-    return bool(ti.try_number > ti.max_tries)

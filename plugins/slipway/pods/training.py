@@ -9,17 +9,18 @@ from airflow.sdk import Context
 from airflow.triggers.base import TriggerEvent
 
 from pipelines import labels
-from pipelines.errors import ReceiptMissing
+from pipelines.errors import PodRefused, ReceiptMissing, SlipwayError
 from pipelines.pods.job import training_job
-from pipelines.pods.trainings import explain_job
+from pipelines.pods.trainings import explain_job, explain_podless, lacks_pods, why_podless
 from pipelines.runner import StepTry
 from pipelines.settings import Settings
 from pipelines.spec import TrainingResources
 from slipway.pods.cluster import refusals_told
 from slipway.pods.jobs import Jobs
-from slipway.pods.operator import StepPodOperator, is_last_try
+from slipway.pods.operator import StepPodOperator
 from slipway.pods.watching import TrainingTrigger
 from slipway.requests import request_of
+from slipway.retries import is_last_try
 
 
 class TrainingPodOperator(StepPodOperator):
@@ -50,12 +51,20 @@ class TrainingPodOperator(StepPodOperator):
             try:
                 return self._kept_receipt(context)
             except ReceiptMissing:
-                resources = TrainingResources.model_validate(event["resources"])
-                cases = jobs.cases(self._job, self.task_id, resources)
-                job = jobs.read(self._job)
-                raise explain_job(self.task_id, job, cases, resources, gave_up=event["gave_up"]) from None
+                raise self._why(jobs, event) from None
             finally:
                 jobs.remove(self._job)
+
+    def _why(self, jobs: Jobs, event: dict[str, Any]) -> SlipwayError:
+        """Return why a Job left no receipt: from its pods, or because whoever waits for it may not look."""
+        if event["refused"]:
+            return PodRefused(event["refused"])
+        resources = TrainingResources.model_validate(event["resources"])
+        job, cases = jobs.read(self._job), jobs.cases(self._job, self.task_id, resources)
+        why = why_podless(jobs.events(self._job)) if event["gave_up"] else ""
+        if job is not None and why and lacks_pods(job, cases, resources):
+            return explain_podless(self.task_id, job, why, jobs.settings)
+        return explain_job(self.task_id, job, cases, resources, gave_up=event["gave_up"])
 
     def on_kill(self) -> None:
         """Remove the Job with all its pods, or the pod."""
@@ -78,7 +87,7 @@ class TrainingPodOperator(StepPodOperator):
                 resources,
                 settings,
                 max_restarts=max_restarts,
-                is_last_try=is_last_try(context),
+                is_last_try=is_last_try(context["ti"].try_number, context["ti"].max_tries),
             )
             job = jobs.create(body, info)
         else:

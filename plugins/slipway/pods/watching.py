@@ -12,10 +12,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
+from pipelines.errors import SlipwayError
 from pipelines.pods.failures import Case
-from pipelines.pods.trainings import Outlook, outlook
+from pipelines.pods.trainings import Outlook, lacks_pods, name_of, outlook
 from pipelines.settings import Settings
 from pipelines.spec import TrainingResources
+from slipway.pods.cluster import refusal
 from slipway.pods.jobs import Jobs, PodLogs
 
 logger = logging.getLogger(__name__)
@@ -41,21 +43,30 @@ class JobWatch:
         self._pending_since: dict[str, float] = {}
 
     def look(self) -> Outlook:
-        """Return whether waiting is of use; a cluster that does not answer may answer later."""
+        """Return whether waiting is of use; a cluster that does not answer may answer later.
+
+        Raises:
+            SlipwayError: when this process may not look.
+        """
         try:
             job = self._jobs.read(self._name)
             cases = self._jobs.glance(self._name, self._step, self._resources)
         except (ApiException, HTTPError) as error:
-            logger.warning("job %s cannot be looked at: %s", self._name, error)
+            problem = refusal(error, f"look at job {self._name}", self._jobs.settings)
+            if not problem.retryable:
+                raise problem from None
+            logger.warning("%s", problem)
             return Outlook.GOES_ON
-        found = outlook(job, cases, self._waited(cases), self._resources)
+        found = outlook(job, cases, self._waited(job, cases), self._resources)
         self._forward_logs(cases, is_last=found is not Outlook.GOES_ON)
         return found
 
-    def _waited(self, cases: list[Case]) -> dict[str, float]:
-        """Return for how many seconds each pod has been seen not to run."""
+    def _waited(self, job: dict[str, Any] | None, cases: list[Case]) -> dict[str, float]:
+        """Return for how many seconds each pod has been seen not to run, and the Job to have too few."""
         now = time.monotonic()
         pending = {case.name for case in cases if case.status.get("phase") == "Pending"}
+        if job is not None and lacks_pods(job, cases, self._resources):
+            pending.add(name_of(job))
         self._pending_since = {name: self._pending_since.get(name, now) for name in pending}
         return {name: now - since for name, since in self._pending_since.items()}
 
@@ -87,9 +98,14 @@ class TrainingTrigger(BaseTrigger):
         """Look at the Job until there is something to do."""
         resources = TrainingResources.model_validate(self.resources)
         watch = JobWatch(Jobs(Settings()), self.job, self.step, resources)
-        while (found := await asyncio.to_thread(watch.look)) is Outlook.GOES_ON:
-            await asyncio.sleep(CHECK_SECONDS)
-        yield TriggerEvent({**self._arguments(), "gave_up": found is Outlook.STUCK})  # type: ignore[no-untyped-call]
+        found, refused = Outlook.GOES_ON, ""
+        try:
+            while (found := await asyncio.to_thread(watch.look)) is Outlook.GOES_ON:
+                await asyncio.sleep(CHECK_SECONDS)
+        except SlipwayError as error:
+            refused = str(error)
+        payload = {**self._arguments(), "gave_up": found is Outlook.STUCK, "refused": refused}
+        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]  # Airflow leaves it untyped
 
     async def on_kill(self) -> None:
         """Remove the Job with all its pods: somebody cleared or marked the task."""

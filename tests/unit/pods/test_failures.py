@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import ExitCode, PodLost, PodRefused, SlipwayError
+from pipelines.errors import ExitCode, NoRoom, PodLost, PodRefused, PodTakenAway, SlipwayError
 from pipelines.pods.failures import Case, explain, gone, most_gpus
 from pipelines.runner import Ending, StepFailed
 from pipelines.spec import TrainingResources
@@ -53,7 +53,7 @@ def disrupted(reason: str) -> dict[str, Any]:
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 MOUNT = event("FailedMount", 'MountVolume.SetUp failed for volume "v" : configmap "words" not found')
 
-RETRIED = [
+TAKEN_AWAY = [
     pytest.param(failed(143, **disrupted("PreemptionByScheduler")), (), "preempted", id="preempted"),
     pytest.param(failed(143, **disrupted("EvictionByEvictionAPI")), (), "being drained", id="drained"),
     pytest.param(failed(143, **disrupted("DeletionByTaintManager")), (), "got a taint", id="tainted"),
@@ -73,13 +73,19 @@ RETRIED = [
         "turned away by its node: Node didn't have enough",
         id="turned-away",
     ),
-    pytest.param({"phase": "Failed"}, (), "failed without a word", id="nothing-known"),
     pytest.param({"phase": "Unknown"}, (), "node does not answer", id="node-silent"),
     pytest.param(failed(137, "ContainerStatusUnknown"), (), "does not know what became", id="status-unknown"),
+]
+
+FULL = [
     pytest.param(
         unplaced("0/3 nodes are available: 3 Insufficient cpu."), (), "found no node.*Insufficient", id="full"
     ),
     pytest.param(unplaced(NO_GPU), (), r"found no node within 900 s.*nvidia.com/gpu", id="gpus-busy-or-unknown"),
+]
+
+RETRIED = [
+    pytest.param({"phase": "Failed"}, (), "failed without a word", id="nothing-known"),
     pytest.param(
         waiting("ErrImagePull", "dial tcp: i/o timeout"), (), "cannot pull its image.*i/o timeout", id="registry-down"
     ),
@@ -139,11 +145,22 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("status", "events", "match"), RETRIED)
-def test_what_may_pass_is_tried_again(status: dict[str, Any], events: tuple[Any, ...], match: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "status", "events", "match"),
+    [
+        pytest.param(kind, *param.values, id=param.id)
+        for kind, params in ((PodTakenAway, TAKEN_AWAY), (NoRoom, FULL), (PodLost, RETRIED))
+        for param in params
+    ],
+)
+def test_what_may_pass_is_tried_again_as_soon_as_it_may_have_passed(
+    kind: type[SlipwayError], status: dict[str, Any], events: tuple[Any, ...], match: str
+) -> None:
     error = told(status, *events)
+    assert type(error) is kind
+    assert error.retryable
     with pytest.raises(PodLost, match=f"train: pod slipway/p .*{match}"):
-        raise error or AssertionError("no error")
+        raise error
 
 
 @pytest.mark.parametrize(("status", "events", "match"), REFUSED)
@@ -158,8 +175,8 @@ def test_what_is_wrongly_asked_for_fails_at_once(status: dict[str, Any], events:
     [
         pytest.param(0, (), PodRefused, "asks for 8 nvidia.com/gpu, and no node has more than 0", id="none"),
         pytest.param(4, (), PodRefused, "no node has more than 4.*lower resources.train.gpus", id="too-few"),
-        pytest.param(8, (), PodLost, "found no node", id="busy"),
-        pytest.param(0, (event("TriggeredScaleUp", "0->1", "Normal"),), PodLost, "found no node", id="being-added"),
+        pytest.param(8, (), NoRoom, "found no node", id="busy"),
+        pytest.param(0, (event("TriggeredScaleUp", "0->1", "Normal"),), NoRoom, "found no node", id="being-added"),
     ],
 )
 def test_gpus_that_no_node_has_are_told_from_busy_ones(

@@ -11,14 +11,15 @@ import pytest
 from pipelines.errors import BadInput
 from pipelines.labels import run_digest
 from pipelines.pods.manifest import check_store, pod_name, step_pod
+from pipelines.podspec import STORE_ADDRESS
 from pipelines.runner import StepTry, WorkStep
-from pipelines.settings import REPOSITORY, Settings
+from pipelines.settings import REPOSITORY, Settings, read_settings
 from pipelines.spec import ModelSpec, load_spec
 from pipelines.step import WORK_STEPS, RunInfo
 
 INFO = RunInfo(model="docs-gpt", run_id="manual__2026-11-21T00:00:00+00:00", task_id="train", try_number=2)
 SETTINGS = Settings(platform="kubernetes", store="s3://bucket/slipway", step_image="registry/slipway-trainer@sha256:aa")
-SPECS = sorted((REPOSITORY / "dags" / "models").glob("*.yaml"))
+SPECS = sorted(path for folder in ("dags/models", "docs/specs") for path in (REPOSITORY / folder).glob("*.yaml"))
 
 
 def made(step: str = "train", settings: Settings = SETTINGS, *, is_last_try: bool = False, **resources: Any) -> Any:
@@ -184,13 +185,40 @@ def test_volumes_are_mounted_read_only_unless_said_otherwise() -> None:
 
 
 def test_secrets_are_named_and_never_held() -> None:
-    settings = SETTINGS.model_copy(update={"store_secret": "bucket", "image_pull_secrets": "one, two"})
-    pod = made(settings=settings, secrets={"HF_TOKEN": {"name": "hugging-face", "key": "token"}})["spec"]
-    container = pod["containers"][0]
-    assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
-    reference = {"secretKeyRef": {"name": "hugging-face", "key": "token"}}
-    assert container["env"][-1] == {"name": "HF_TOKEN", "valueFrom": reference}
+    update = {"store_secret": "bucket", "step_secrets": "HF_TOKEN=all/token", "image_pull_secrets": "one, two"}
+    own = {"WANDB_API_KEY": {"name": "wandb", "key": "key"}}
+    pod = made(settings=SETTINGS.model_copy(update=update), secrets=own)["spec"]
+    (container,) = pod["containers"]
+    named = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if secret_of(entry)}
+    assert named == {
+        "AWS_ACCESS_KEY_ID": {"name": "bucket", "key": "AWS_ACCESS_KEY_ID"},
+        "AWS_SECRET_ACCESS_KEY": {"name": "bucket", "key": "AWS_SECRET_ACCESS_KEY"},
+        **{name: {"name": "bucket", "key": name, "optional": True} for name in STORE_ADDRESS},
+        "HF_TOKEN": {"name": "all", "key": "token"},
+        "WANDB_API_KEY": {"name": "wandb", "key": "key"},
+    }
+    assert "envFrom" not in container, "no other key of a Secret sets a variable"
     assert pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+
+
+def test_what_a_spec_names_for_its_step_counts_before_what_all_steps_get() -> None:
+    settings = SETTINGS.model_copy(update={"step_secrets": "HF_TOKEN=all/token"})
+    pod = made(settings=settings, secrets={"HF_TOKEN": {"name": "own", "key": "token"}})["spec"]
+    tokens = [entry for entry in pod["containers"][0]["env"] if entry["name"] == "HF_TOKEN"]
+    assert [secret_of(entry)["name"] for entry in tokens] == ["own"]
+
+
+@pytest.mark.parametrize("text", ["HF_TOKEN", "hf=secret/key", "HF_TOKEN=secret", "HF_TOKEN=a/b/c", "A=hf_abcdef"])
+def test_a_setting_that_names_no_secret_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_STEP_SECRETS", text)
+    with pytest.raises(BadInput, match=r"SLIPWAY_STEP_SECRETS: .*such as HF_TOKEN=hugging-face/token"):
+        read_settings()
+
+
+def secret_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what a variable says of a Secret; empty: nothing."""
+    found: dict[str, Any] = entry.get("valueFrom", {}).get("secretKeyRef", {})
+    return found
 
 
 def test_a_pod_knows_where_the_numbers_of_a_training_go() -> None:

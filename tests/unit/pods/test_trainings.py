@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import ExitCode
+from pipelines.errors import ExitCode, NoRoom, PodRefused, SlipwayError
 from pipelines.pods.failures import Case
-from pipelines.pods.trainings import Outlook, explain_job, outlook
+from pipelines.pods.trainings import Outlook, explain_job, explain_podless, lacks_pods, outlook, why_podless
+from pipelines.settings import Settings
 from pipelines.spec import TrainingResources
 
 RESOURCES = TrainingResources(nodes=2, schedule_seconds=60, start_seconds=30, memory="8Gi")
@@ -33,7 +34,8 @@ def case(**status: Any) -> Case:
 
 def job(kind: str = "", reason: str = "", message: str = "") -> dict[str, Any]:
     told = [{"type": kind, "status": "True", "reason": reason, "message": message}] if kind else []
-    return {"metadata": {"name": "j", "namespace": "slipway"}, "status": {"conditions": told}}
+    about = {"name": "j", "namespace": "slipway"}
+    return {"metadata": about, "spec": {"suspend": kind == "Suspended"}, "status": {"conditions": told}}
 
 
 @pytest.mark.parametrize(
@@ -52,11 +54,14 @@ def job(kind: str = "", reason: str = "", message: str = "") -> dict[str, Any]:
         pytest.param(job(), [STARTING, RUNNING], 29, Outlook.GOES_ON, id="starting"),
         pytest.param(job(), [STARTING, RUNNING], 30, Outlook.STUCK, id="does-not-start"),
         pytest.param(job(), [NO_IMAGE, RUNNING], 0, Outlook.STUCK, id="no-such-image"),
+        pytest.param(job(), [RUNNING], 59, Outlook.GOES_ON, id="a-pod-is-still-made"),
+        pytest.param(job(), [RUNNING], 60, Outlook.STUCK, id="a-pod-cannot-be-made"),
     ],
 )
 def test_outlook(found: Any, pods: list[Any], seconds: float, expected: Outlook) -> None:
     cases = [case(**status) for status in pods]
-    assert outlook(found, cases, {"slipway/p": seconds}, RESOURCES) is expected
+    lacking = {"slipway/j": seconds} if lacks_pods(found, cases, RESOURCES) else {}
+    assert outlook(found, cases, {"slipway/p": seconds, **lacking}, RESOURCES) is expected
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,29 @@ def test_explanations(found: Any, pods: list[Any], match: str, retryable: bool) 
 def test_a_pod_that_does_not_start_is_explained_when_it_is_given_up() -> None:
     error = explain_job("train", job(), [case(**UNPLACED)], RESOURCES, gave_up=True)
     assert "found no node within 60 s" in str(error)
+
+
+QUOTA = 'Error creating: pods "j-1" is forbidden: exceeded quota: few, requested: {}, used: cpu=7, limited: cpu=8'
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "match"),
+    [
+        pytest.param(QUOTA.format("cpu=2"), NoRoom, "when others have ended", id="quota-used-up"),
+        pytest.param(QUOTA.format("cpu=9"), PodRefused, "more than the whole quota", id="quota-too-small"),
+        pytest.param('pods "j-1" is forbidden: violates PodSecurity', PodRefused, "allows less", id="security"),
+    ],
+)
+def test_pods_that_cannot_be_made_are_explained_by_the_jobs_events(
+    message: str, kind: type[SlipwayError], match: str
+) -> None:
+    events = [
+        {"reason": "FailedCreate", "message": "an older one"},
+        {"reason": "FailedCreate", "message": message},
+        {"reason": "SuccessfulCreate", "message": "Created pod: j-0"},
+    ]
+    error = explain_podless("train", job(), why_podless(events), Settings())
+    assert type(error) is kind
+    assert "train: make the pods of job slipway/j" in str(error)
+    assert match in str(error)
+    assert why_podless(events[2:]) == ""

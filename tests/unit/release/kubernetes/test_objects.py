@@ -101,13 +101,15 @@ def test_the_bento_is_fetched_by_its_digest_and_served_on_the_pods_own_address()
     env = {entry["name"]: entry for entry in serve["env"]}
     assert env["POD_IP"] == {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     assert env["SLIPWAY_COPY"]["value"] == DOCS.copy_name
+    assert env["SLIPWAY_RECORDINGS_UNREAD"]["value"] == "1"
     assert next(iter(env)) == "POD_IP", "a variable is known to those after it"
 
 
 def test_only_the_init_container_may_read_the_store() -> None:
     (fetch,), (serve,) = pod()["initContainers"], pod()["containers"]
-    assert fetch["envFrom"] == [{"secretRef": {"name": "s3"}}]
-    assert "envFrom" not in serve
+    secret = {"secretKeyRef": {"name": "s3", "key": "AWS_SECRET_ACCESS_KEY"}}
+    assert {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": secret} in fetch["env"]
+    assert "envFrom" not in fetch | serve, "no other key of a Secret sets a variable"
     assert not [entry for entry in serve["env"] if "STORE" in entry["name"] or "AWS" in entry["name"]]
 
 
