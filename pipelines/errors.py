@@ -65,9 +65,15 @@ class ReceiptMissing(SlipwayError):
 
 
 class StoreUnavailable(SlipwayError):
-    """The store cannot be read or written at present (network, permission, space)."""
+    """The store cannot be read or written at present (network, space)."""
 
     retryable: ClassVar[bool] = True
+
+
+class StoreRefused(StoreUnavailable):
+    """The store cannot be used as it is set up (credentials, right, bucket, region, clock): a person has to act."""
+
+    retryable: ClassVar[bool] = False
 
 
 class LeaseHeld(SlipwayError):
@@ -94,6 +100,14 @@ class PodLost(SlipwayError):
     """The cluster, not the step, ended a pod, or cannot run it at present."""
 
     retryable: ClassVar[bool] = True
+
+
+class PodTakenAway(PodLost):
+    """The cluster took a pod's place or its node: nothing is wrong with the step, which goes on elsewhere at once."""
+
+
+class NoRoom(PodLost):
+    """No node has room for a pod, or its quota is used up: others have to end first."""
 
 
 class TrainingStopped(SlipwayError):

@@ -6,15 +6,26 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import BadInput
+from pipelines.podspec import parse_secrets
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Root of the source tree."""
+
+
+def _of_secrets(text: str) -> str:
+    """Return names of secrets as they are written.
+
+    Raises:
+        ValueError: when one is of another form.
+    """
+    parse_secrets(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -80,7 +91,8 @@ class Settings(BaseSettings):
     """Namespace of everything that runs on the cluster."""
 
     kubernetes_context: str = ""
-    """Context of the kubeconfig; empty: the pod's own service account, elsewhere the current context."""
+    """Context of the kubeconfig; empty: the current one of KUBECONFIG; without that a pod's own service account,
+    and elsewhere what kubectl would use."""
 
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     """When a node pulls an image."""
@@ -90,6 +102,11 @@ class Settings(BaseSettings):
 
     store_secret: str = ""
     """Name of a Secret whose keys become AWS_* variables of pods; empty: the identity of their service account."""
+
+    step_secrets: Annotated[str, AfterValidator(_of_secrets)] = ""
+    """Variables of all step pods that come from Secrets, `HF_TOKEN=hugging-face/token`, separated by commas.
+
+    A spec names more for one of its steps in `resources.<step>.secrets`; the nodes read them, nobody else."""
 
     step_image: str = "slipway-trainer:latest"
     """Image of the step pods: the code and everything that steps need; a digest (`name@sha256:...`) pins it."""

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from pipelines.errors import BadInput, StoreUnavailable
+from pipelines.errors import BadInput, StoreRefused, StoreUnavailable
 from pipelines.locations import USE_THE_ENVIRONMENT, holds_secret
 from pipelines.storage.backend import Backend, Versioned
 from pipelines.storage.folder import FileBackend
@@ -45,12 +45,17 @@ class Store:
         """Try each verb on an object of its own: a permission that is missing is better known before there is work.
 
         Raises:
-            StoreUnavailable: names the verb that failed.
+            StoreRefused: names the verb that failed.
+            StoreUnavailable: the store does not answer at present.
         """
         if self.local_path(_CHECKS) is not None:
             return  # a folder is readable and writable as a whole
         path = f"{_CHECKS}/{uuid.uuid4().hex}"
-        self.create(path, b"")
+        if not self.create(path, b"") or self.create(path, b""):
+            raise StoreRefused(
+                f"store: of two writers of {self.url}/{path} not exactly one won; use S3, or a server that heeds "
+                f"If-None-Match, or set {self._setting} elsewhere"
+            )
         self.read(path)
         self.list(_CHECKS)
         self.delete(path)
@@ -140,7 +145,7 @@ class Store:
                 raise
             hint = _HINTS.get(getattr(error, "errno", None) or 0, f"{trouble.way_out}, or set {{setting}} elsewhere")
             reason = f"{trouble.reason}; {hint.format(setting=self._setting)}"
-            refusal = BadInput if trouble.kind is Kind.MISCONFIGURED else StoreUnavailable
+            refusal = StoreUnavailable if trouble.kind is Kind.AWAY else StoreRefused
             raise refusal(f"store: cannot {verb} {self.url}/{path}: {reason}") from error
 
 

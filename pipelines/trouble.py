@@ -27,7 +27,7 @@ class Kind(StrEnum):
     ABSENT = "absent"
     DENIED = "denied"
     MISCONFIGURED = "misconfigured"
-    """Settings that cannot work, whatever the other side says."""
+    """Settings with which it cannot work, however often it is tried."""
 
     AWAY = "away"
     """The other side does not answer as it should at present."""
@@ -84,16 +84,28 @@ _RENEW = (
     "a role's or a connection's are fetched anew by the next try; renew those that were set by hand "
     "(AWS_SESSION_TOKEN, or the profile)"
 )
+_LOG_IN = "log in again (`aws sso login`), where the step runs"
+_CHOOSE_ANOTHER_SERVER = "use S3, or a server that knows conditional writes (If-None-Match, If-Match)"
 _SET_THE_CLOCK = "set the clock by NTP (`timedatectl` shows whether it is), then clear the task"
+
+
+_UNUSABLE = {
+    "ParamValidationError": ("the name of the bucket is not valid", _NAME_A_BUCKET),
+    "NoCredentialsError": ("no credentials were found", _GIVE_CREDENTIALS),
+    **dict.fromkeys(
+        ("UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError"),
+        ("the login that gives credentials has ended", _LOG_IN),
+    ),
+}
+"""What botocore's errors about this side mean, and the way out."""
 
 
 def _explain_settings(error: Exception) -> Trouble | None:
     """Return what is wrong with this side, before anything was asked of the other."""
-    match type(error).__name__:
-        case "ParamValidationError":
-            return Trouble(Kind.MISCONFIGURED, "the name of the bucket is not valid", _NAME_A_BUCKET)
-        case "NoCredentialsError":  # a role's credentials come from a server, which may be away
-            return Trouble(Kind.AWAY, "no credentials were found", _GIVE_CREDENTIALS)
+    name = type(error).__name__
+    if name in _UNUSABLE:
+        return Trouble(Kind.MISCONFIGURED, *_UNUSABLE[name])
+    match name:
         case "CredentialRetrievalError":
             return Trouble(Kind.AWAY, _reason(error), "see why the role or program that gives credentials gave none")
         case "PartialCredentialsError" | "ProfileNotFound" | "ConfigParseError" | "InvalidRegionError":
@@ -159,6 +171,10 @@ def _denied(error: Exception) -> Trouble:
     return Trouble(Kind.DENIED, reason, f"grant it to this user, or give credentials that have it{hint}")
 
 
+def _not_offered(_: Exception) -> Trouble:
+    return Trouble(Kind.MISCONFIGURED, "the server does not offer this (NotImplemented)", _CHOOSE_ANOTHER_SERVER)
+
+
 def _replaced(_: Exception) -> Trouble:
     return Trouble(Kind.AWAY, "it was replaced while it was read", "try again")
 
@@ -168,10 +184,13 @@ _REFUSALS: Mapping[str, Callable[[Exception], Trouble]] = {
     **dict.fromkeys(
         ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _elsewhere
     ),
-    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure"), _wrong),
+    **dict.fromkeys(
+        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidIdentityToken", "AuthFailure"), _wrong
+    ),
     **dict.fromkeys(EXPIRED, _expired),
     "RequestTimeTooSkewed": _skewed,
     **dict.fromkeys(("AccessDenied", "403"), _denied),
+    "NotImplemented": _not_offered,
     "PreconditionFailed": _replaced,
 }
 """What S3's codes mean; see "Error responses" in the API reference of Amazon S3."""
@@ -198,6 +217,8 @@ def _action(error: BaseException) -> str:
             return "s3:PutObject"
         case "":
             return ""
+        case "AssumeRole" | "AssumeRoleWithWebIdentity":
+            return f"sts:{operation}"
         case _:
             return f"s3:{operation}"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from sqlalchemy import create_engine, text
 
 from pipelines import artifacts, ledger
@@ -13,6 +17,7 @@ from pipelines.artifacts import ArtifactRef
 from pipelines.ledger import Candidate, Outcome, Phase, Rollout
 from pipelines.settings import Settings
 from pipelines.spec import parse_spec
+from pipelines.stack import postgres as stack_postgres
 from pipelines.store import Store
 from tests.live_postgres import LivePostgres
 
@@ -97,6 +102,13 @@ class Installation:
         """Return the settings of an empty home that reads the same backups, with databases of its own."""
         update = {"home": self.folder / name, "ledger": "", "airflow_db": "", "backup": self.settings.backup_url()}
         return self.settings.model_copy(update=update | changes)
+
+
+def data_folders(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """Return what lists the data folders beside homes that are made from now on, here or in a process forked later."""
+    word, make = uuid.uuid4().hex[:8], secrets.token_hex
+    monkeypatch.setattr(stack_postgres, "secrets", SimpleNamespace(token_hex=lambda size: word + make(size)))
+    return lambda: list(Path("/var/lib").glob(f"slipway-{word}*"))
 
 
 def execute(url: str, statement: str) -> list[tuple[object, ...]]:

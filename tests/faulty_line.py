@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 from collections import deque
@@ -12,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+_NUM_PIECES, _PIECE_SECONDS = 8, 0.1
+"""Of a body that trickles."""
+
 
 class Fault(StrEnum):
     """What happens to a request."""
@@ -21,6 +25,8 @@ class Fault(StrEnum):
     SHORTEN_SENT = "half the body arrives, and its length says so: the server is content"
     FLIP_GOT = "a bit of the answer's body is flipped"
     CUT_GOT = "the line breaks in the middle of the answer's body"
+    SHORTEN_GOT = "half the answer's body arrives, and its length says so"
+    TRICKLE_GOT = "the answer's body comes in small pieces, each a while after the one before"
     LOSE_ANSWER = "the server did it, and nobody hears of it"
 
 
@@ -48,10 +54,14 @@ class FaultyLine:
     refuse: Callable[[Request], tuple[int, str, str] | None] = lambda _: None
     """Returns status, code and message of an error, or None."""
 
+    dropped: frozenset[str] = frozenset()
+    """Headers, in lower case, that are lost on the way to the server."""
+
     seen: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
+        self.stopped = threading.Event()
         handler = type("Handler", (_Handler,), {"line": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -71,6 +81,7 @@ class FaultyLine:
 
     def stop(self) -> None:
         """Stop it."""
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -104,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("expect", "content-length", "connection"):
+                if name.lower() not in {"expect", "content-length", "connection"} | self.line.dropped:
                     connection.putheader(name, value)
             if body or self.command in ("PUT", "POST"):
                 connection.putheader("Content-Length", str(len(body)))
@@ -118,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
             connection.close()
 
     def _answer(self, response: http.client.HTTPResponse, body: bytes, fault: Fault | None) -> None:
+        if fault is Fault.SHORTEN_GOT:
+            body = body[: len(body) // 2]
         self.send_response_only(response.status, response.reason)
         for name, value in response.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
@@ -127,11 +140,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if fault is Fault.CUT_GOT:
-            self.wfile.write(body[: len(body) // 2])
-            self._hang_up()
-        else:
-            self.wfile.write(_flipped(body) if fault is Fault.FLIP_GOT else body)
+        match fault:
+            case Fault.CUT_GOT:
+                self.wfile.write(body[: len(body) // 2])
+                self._hang_up()
+            case Fault.TRICKLE_GOT:
+                self._trickle(body)
+            case _:
+                self.wfile.write(_flipped(body) if fault is Fault.FLIP_GOT else body)
 
     def _refuse(self, status: int, code: str, more: str) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Refused.</Message>{more}</Error>".encode()
@@ -141,6 +157,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def _trickle(self, body: bytes) -> None:
+        """Send a body in pieces until whoever reads it goes away."""
+        step = -(-len(body) // _NUM_PIECES)
+        with contextlib.suppress(ConnectionError):
+            for offset in range(0, len(body), step):
+                self.wfile.write(body[offset : offset + step])
+                self.line.stopped.wait(_PIECE_SECONDS)
 
     def _hang_up(self) -> None:
         self.wfile.flush()

@@ -56,12 +56,16 @@ class Recorder:
     def of_worker(cls, service: ServiceConfig, worker: int) -> Self:
         """Return the started recorder of a worker, in the home that the fleet gave to its copy.
 
-        Without a home of its own a copy records nothing: anywhere else, users' prompts would outlive it.
+        Without a home of its own a copy records nothing: anywhere else, users' prompts would outlive it. Nor does one
+        whose recordings nobody could read.
         """
         home = os.environ.get("BENTOML_HOME", "")
-        if service.recorded_requests and not home:
-            logger.warning("no request is recorded: BENTOML_HOME does not name a folder of this copy's own")
-        capacity = service.recorded_requests // service.workers if home else 0
+        obstacle = "" if home else "BENTOML_HOME does not name a folder of this copy's own"
+        if os.environ.get(recordings.UNREAD):
+            obstacle = "nobody could read recordings here"
+        if service.recorded_requests and obstacle:
+            logger.warning("no request is recorded: %s", obstacle)
+        capacity = 0 if obstacle else service.recorded_requests // service.workers
         recorder = cls(recordings.path_of(Path(home), worker), capacity)
         recorder.start()
         return recorder

@@ -68,11 +68,13 @@ def create_backup(settings: Settings, reason: str) -> Created:
         ArtifactMissing, ArtifactCorrupt: when an artifact of a champion, or of the one before, is not sound.
         BackupDamaged: when the backup store does not hold what was written to it.
         DumpFailed, DatabaseAway: when a database cannot be dumped.
+        StoreRefused: when the backup store cannot be used as it is set up; nothing is saved.
         StoreUnavailable, LedgerUnavailable, LeaseHeld: these may be tried again.
     """
     started = time.monotonic()
     store = open_store(settings)
     _make_private(store)
+    store.check()
     with lease.hold(store, LEASE), scratch_folder(settings) as scratch:
         objects, catalog = Objects(store, scratch), Catalog(store)
         manifest, sources = _collect(settings, reason, scratch)

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "recorded"
 
+UNREAD = "SLIPWAY_RECORDINGS_UNREAD"
+"""Variable of a copy whose recordings nobody could read, as on a cluster: it keeps none."""
+
 
 def path_of(home: Path, worker: int) -> Path:
     """Return the file of a worker; the one that takes a dead worker's place has its number, and its file."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipelines import ledger
-from pipelines.errors import LedgerUnavailable, SlipwayError
+from pipelines.errors import LedgerUnavailable, SlipwayError, StoreUnavailable
 from pipelines.ledger import Phase, Rollout, RolloutState, Snapshot, StaleRollout
 from pipelines.release import audit, offers, vetting
 from pipelines.release import reconcile as worlds
@@ -86,7 +86,7 @@ class Controller:
                 raise
             except SlipwayError as error:
                 if not seen.problem:
-                    seen = replace(seen, problem=str(error), is_hopeless=not error.retryable)
+                    seen = replace(seen, problem=str(error), is_hopeless=_tells_against_the_candidate(error))
         return seen
 
     def _reconcile(self, snapshot: Snapshot, seen: Seen) -> Seen:
@@ -225,6 +225,11 @@ def keep_looking(controller: Controller, service: str, stopping: threading.Event
         except Exception:
             logger.exception("%s: a look failed unexpectedly; looking again", service)
         stopping.wait(pause)
+
+
+def _tells_against_the_candidate(error: SlipwayError) -> bool:
+    """Return whether a problem would stay for this candidate; a store that refuses the controller refuses any."""
+    return not (error.retryable or isinstance(error, StoreUnavailable))
 
 
 def _pause_before(rollout: Rollout) -> float:

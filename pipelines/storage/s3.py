@@ -237,7 +237,10 @@ class S3Backend:
                 if error_code(error) != "InvalidRange":
                     raise
                 answer = self._call("get_object", path)  # an empty object has no ranges
-            return _Range(read_body(answer), answer)
+            found = _Range(read_body(answer), answer)
+        if found.is_short(offset):
+            raise Unsound("the answer is shorter than what was asked for")
+        return found
 
     def _head(self, path: str) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
@@ -272,6 +275,10 @@ class _Range:
         """Size of the object."""
         whole = str(self.answer.get("ContentRange", "")).rpartition("/")[2]
         return int(whole) if whole.isdigit() else len(self.data)
+
+    def is_short(self, offset: int) -> bool:
+        """Return whether bytes of this range are missing, though the answer's own length may say that it is whole."""
+        return len(self.data) < min(PART_BYTES, self.size - offset)
 
     @property
     def is_whole(self) -> bool:

@@ -7,7 +7,6 @@ memory first, and are interleaved. Run: `python -m tests.benchmarks.bench_backup
 from __future__ import annotations
 
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -19,13 +18,13 @@ from pipelines.backup.contents import folder_sources
 from pipelines.backup.manifest import SavedFile
 from pipelines.backup.objects import Objects
 from pipelines.store import Store
+from tests.benchmarks.medians import median_with_interval
 
 NUM_FILES = 40
 FILE_BYTES = (1 << 30) // NUM_FILES
 CHANGED = NUM_FILES // 10
 LIMIT = 0.8
 CHUNK = 1 << 20
-RESAMPLES = 2000
 
 
 def write(path: Path) -> None:
@@ -54,13 +53,6 @@ def verify(objects: Objects, files: list[SavedFile]) -> float:
     started = time.monotonic()
     objects.check_all(files)
     return time.monotonic() - started
-
-
-def interval(pairs: list[float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the median."""
-    chance = random.Random(0)  # noqa: S311 - a seeded resampling, no secret
-    medians = sorted(statistics.median(chance.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
-    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
 
 
 def main(rounds: int = 9, folder: str | None = None) -> int:
@@ -95,10 +87,10 @@ def main(rounds: int = 9, folder: str | None = None) -> int:
         f"10 % changed: {num_second} of {NUM_FILES} files, {second_bytes / 1e6:.0f} MB written, {second_seconds:.1f} s"
     )
     plain_rate, verify_rate = (statistics.median(column) for column in zip(*rates, strict=True))
-    low, high = interval(ratios)
+    ratio, low, high = median_with_interval(ratios)
     print(f"sequential read {plain_rate:.0f} MB/s, verification {verify_rate:.0f} MB/s (medians of {rounds})")
-    print(f"verification / sequential read: {statistics.median(ratios):.2f} (95 % {low:.2f}-{high:.2f}), limit {LIMIT}")
-    return int(num_second != CHANGED or statistics.median(ratios) < LIMIT)
+    print(f"verification / sequential read: {ratio:.2f} (95 % {low:.2f}-{high:.2f}), limit {LIMIT}")
+    return int(num_second != CHANGED or ratio < LIMIT)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ what was sent, which its peer leaves out. Run: `python -m tests.benchmarks.bench
 from __future__ import annotations
 
 import os
-import random
 import re
 import statistics
 import subprocess
@@ -25,12 +24,12 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
 from pipelines.storage.parts import in_order
 from pipelines.store import Store
+from tests.benchmarks.medians import median_with_interval
 
 LARGE_BYTES = 128 << 20
 NUM_SMALL, SMALL_BYTES = 100, 20_000
 BUCKET = "bench"
 LIMIT = 0.9
-RESAMPLES = 2000
 
 Act = Callable[[], object]
 
@@ -127,13 +126,6 @@ def measured(ours: Act, theirs: Act, rounds: int) -> list[tuple[float, float]]:
     return pairs[1:]
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the median."""
-    chance = random.Random(0)  # noqa: S311 - a seeded resampling, no secret
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
-
-
 def main(rounds: int = 10) -> int:
     """Measure, print and return 1 when a limit is not kept."""
     is_kept = True
@@ -142,8 +134,7 @@ def main(rounds: int = 10) -> int:
             pairs = measured(ours, theirs, rounds)
             ratios = [peer / own for own, peer in pairs]
             own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-            low, high = interval(ratios)
-            ratio = statistics.median(ratios)
+            ratio, low, high = median_with_interval(ratios)
             is_kept &= ratio >= LIMIT
             print(f"{name}: store {own:.2f} s, boto3 {peer:.2f} s (medians of {rounds}); ", end="")
             print(f"speed of the store / boto3 {ratio:.2f} (95 % {low:.2f}-{high:.2f}), limit {LIMIT}", flush=True)

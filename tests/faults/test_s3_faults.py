@@ -5,62 +5,39 @@ Each protection is also taken away once, to see the fault that it keeps off.
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
-import random
-import socket
-import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
+from unittest.mock import Mock
 
 import pytest
 
 from pipelines import artifacts, verified
 from pipelines.artifacts import MANIFEST
 from pipelines.errors import ArtifactCorrupt, StoreUnavailable
+from pipelines.settings import REPOSITORY
 from pipelines.storage import connection, parts
 from pipelines.storage import s3 as backend
 from pipelines.store import Store
-from tests.faulty_line import Fault, FaultyLine, Request
+from pipelines.trouble import Unsound
+from tests.faults.s3_case import LARGE, OFTEN_BUSY, SLOW, SMALL, BehindEnvoy, stored
+from tests.faulty_line import Fault, FaultyLine
+from tests.killer import Killer, is_killed
 from tests.live_s3 import LiveS3
-from tests.load.fault_envoy import passing
-from tests.steps.live import wait_for
-from tests.steps.serving import free_port
-
-SMALL = b'{"step": 1200}'
-LARGE = random.Random(0).randbytes(parts.PART_BYTES + 12_345)  # noqa: S311 - data, no secret
-"""Two parts."""
 
 NEVER = 100
 """More faults than any number of tries."""
 
 
 @pytest.fixture
-def line(s3: LiveS3, s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyLine]:
-    """Return a line through which this process reaches S3; whoever tries again does so at once."""
-    made = FaultyLine(s3.url)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
-    monkeypatch.setattr(parts, "_LONGEST_PAUSE_SECONDS", 0.01)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
 def store(s3: LiveS3, line: FaultyLine) -> Store:
     """Return a store behind the line."""
     return Store(f"s3://{s3.make_bucket()}/slipway")
-
-
-def stored(s3: LiveS3, store: Store) -> dict[str, bytes]:
-    """Return all objects as they lie at the server."""
-    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    return {key.removeprefix(f"{prefix}/"): data for key, data in s3.objects(bucket).items()}
 
 
 def open_uploads(s3: LiveS3, store: Store) -> list[Any]:
@@ -79,6 +56,13 @@ def believed_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a request be sent twice at most."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take all retries away: those of requests, and those of what came or went damaged."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(parts, "_TRIES", 1)
 
 
 SENT = [Fault.FLIP_SENT, Fault.CUT_SENT, Fault.SHORTEN_SENT]
@@ -106,6 +90,19 @@ def test_control_a_server_that_is_believed_keeps_the_damage(
     line.suffer("PUT", fault)
     store.put("a", data)
     assert stored(s3, store)["a"] != data
+
+
+@pytest.mark.parametrize("data", CONTENTS)
+@pytest.mark.parametrize("fault", SENT, ids=lambda fault: fault.name)
+@pytest.mark.usefixtures("once")
+def test_control_what_is_damaged_on_its_way_up_and_sent_once_is_an_error_and_leaves_nothing(
+    s3: LiveS3, line: FaultyLine, store: Store, fault: Fault, data: bytes
+) -> None:
+    line.suffer("PUT", fault)
+    with pytest.raises(StoreUnavailable, match=r"cannot write s3://.*/a: "):
+        store.put("a", data)
+    assert stored(s3, store) == {}
+    assert open_uploads(s3, store) == []
 
 
 @pytest.mark.parametrize("data", CONTENTS)
@@ -146,6 +143,17 @@ def test_a_conditional_write_that_was_damaged_is_put_right(
     assert stored(s3, store) == {"a": b"newer"}
 
 
+def test_of_two_writers_the_first_wins(store: Store) -> None:
+    assert [store.create("a", data) for data in (SMALL, b"another's")] == [True, False]
+    assert store.read("a") == SMALL
+
+
+def test_control_where_the_condition_is_lost_both_win(line: FaultyLine, store: Store) -> None:
+    line.dropped = frozenset({"if-none-match"})
+    assert [store.create("a", data) for data in (SMALL, b"another's")] == [True, True]
+    assert store.read("a") == b"another's"
+
+
 REFUSED_ONCE = [
     pytest.param((400, "BadDigest", ""), id="a-server-that-checks-found-damage"),
     pytest.param((409, "ConditionalRequestConflict", ""), id="another-writer-at-the-same-moment"),
@@ -173,6 +181,52 @@ def test_of_a_large_object_a_few_parts_are_in_memory_at_once() -> None:
     assert peak < 8 << 20
 
 
+def test_a_killed_writer_leaves_parts_that_nobody_sees_and_the_next_one_is_not_disturbed(
+    s3: LiveS3, store: Store
+) -> None:
+    def write_and_die() -> None:
+        Killer(2).before(backend.S3Backend, "_send")
+        Store(store.url).put("a", LARGE)
+
+    assert is_killed(write_and_die)
+    assert stored(s3, store) == {}
+    assert len(open_uploads(s3, store)) == 1, "what the bucket's lifecycle rule is for"
+    store.put("a", LARGE)
+    assert stored(s3, store) == {"a": LARGE}
+    assert len(open_uploads(s3, store)) == 1
+
+
+def interrupt_an_upload(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "md5", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.put("a", LARGE)
+
+
+def test_an_upload_that_is_interrupted_leaves_no_parts(
+    s3: LiveS3, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_an_upload(store, monkeypatch)
+    assert open_uploads(s3, store) == []
+
+
+def test_control_without_the_right_to_abort_it_leaves_them_and_tells_the_first_failure(
+    s3: LiveS3, line: FaultyLine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.refuse = lambda request: (403, "AccessDenied", "") if request.method == "DELETE" else None
+    interrupt_an_upload(store, monkeypatch)
+    assert len(open_uploads(s3, store)) == 1
+
+
+def test_the_lifecycle_rule_that_the_documentation_gives_is_one(s3: LiveS3) -> None:
+    text = (REPOSITORY / "docs" / "s3.md").read_text()
+    rules = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    bucket = s3.make_bucket()
+    s3.client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
+    (found,) = s3.client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert found["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert "Expiration" not in found, "age says nothing about what a backup needs"
+
+
 def lose_the_answer(line: FaultyLine, store: Store) -> bool:
     line.suffer("PUT", Fault.LOSE_ANSWER)
     return store.create("a", SMALL)
@@ -197,7 +251,8 @@ def test_a_large_object_whose_last_answer_is_lost_is_there(s3: LiveS3, line: Fau
     assert not line.faults
 
 
-GOT = [Fault.FLIP_GOT, Fault.CUT_GOT]
+GOT = [Fault.FLIP_GOT, Fault.CUT_GOT, Fault.SHORTEN_GOT]
+CUT = [Fault.CUT_GOT, Fault.SHORTEN_GOT]
 
 
 @pytest.mark.parametrize("fault", GOT, ids=lambda fault: fault.name)
@@ -217,12 +272,99 @@ def test_control_a_small_object_that_is_not_compared_is_believed(
     assert store.read("a") != SMALL
 
 
-def test_a_large_object_that_is_cut_goes_on_at_the_part_that_was(line: FaultyLine, store: Store) -> None:
+@pytest.mark.parametrize("fault", CUT, ids=lambda fault: fault.name)
+def test_a_large_object_that_is_cut_goes_on_at_the_part_that_was(line: FaultyLine, store: Store, fault: Fault) -> None:
     store.put("a", LARGE)
     line.seen.clear()
-    line.suffer("GET", Fault.CUT_GOT, Fault.CUT_GOT)
+    line.suffer("GET", fault, None, fault)
     assert store.read("a") == LARGE
     assert len(line.seen) == 2 + 2
+
+
+def test_a_listing_that_is_cut_is_asked_for_again(line: FaultyLine, store: Store) -> None:
+    store.put("folder/a", SMALL)
+    line.suffer("GET", Fault.CUT_GOT)
+    assert store.list("folder") == ["folder/a"]
+    assert not line.faults
+
+
+@pytest.mark.parametrize("fault", CUT, ids=lambda fault: fault.name)
+@pytest.mark.usefixtures("once")
+def test_control_what_is_cut_on_its_way_down_and_read_once_is_an_error(
+    line: FaultyLine, store: Store, fault: Fault
+) -> None:
+    store.put("a", SMALL)
+    line.suffer("GET", fault)
+    with pytest.raises(StoreUnavailable, match=r"cannot read .*/a: the answer (was cut|is shorter than)"):
+        store.read("a")
+
+
+def test_control_without_its_length_what_is_cut_passes_for_whole(
+    line: FaultyLine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a", LARGE)
+    monkeypatch.setattr(backend._Range, "is_short", lambda self, offset: False)
+    line.suffer("GET", None, Fault.SHORTEN_GOT)
+    assert len(b"".join(store.chunks("a"))) < len(LARGE)
+
+
+def test_an_answer_that_trickles_is_given_up_and_asked_for_again(
+    line: FaultyLine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("a", LARGE)
+    monkeypatch.setattr(connection, "_PART_SECONDS", 0.3)
+    line.suffer("GET", *[Fault.TRICKLE_GOT] * NEVER)
+    monkeypatch.setattr(parts, "_TRIES", 2)
+    with pytest.raises(StoreUnavailable, match=r"cannot read .*/a: the answer was not whole within 0 s; look for"):
+        store.read("a")
+    assert len(line.faults) == NEVER - 2
+
+
+def test_control_with_the_usual_time_it_is_waited_for(line: FaultyLine, store: Store) -> None:
+    store.put("a", LARGE)
+    line.suffer("GET", Fault.TRICKLE_GOT)
+    assert store.read("a") == LARGE
+    assert not line.faults
+
+
+@pytest.mark.usefixtures("once")
+def test_a_body_that_is_not_taken_in_its_time_is_given_up(
+    s3: LiveS3, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PART_SECONDS", -1.0)
+    with pytest.raises(StoreUnavailable, match=r"cannot write .*/a: .*14 bytes were not taken within"):
+        store.put("a", SMALL)
+    assert stored(s3, store) == {}
+
+
+def test_pauses_between_tries_grow_vary_and_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pauses() -> list[float]:
+        slept: list[float] = []
+        monkeypatch.setattr(parts, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
+        with pytest.raises(Unsound):
+            parts.again(Mock(side_effect=Unsound("damaged")))
+        return slept
+
+    rounds = [pauses() for _ in range(100)]
+    longest = [max(column) for column in zip(*rounds, strict=True)]
+    assert all(later > 1.5 * earlier for earlier, later in itertools.pairwise(longest))
+    assert len({pause for slept in rounds for pause in slept}) == 500, "no two writers keep step"
+    monkeypatch.setattr(parts, "_LONGEST_PAUSE_SECONDS", 1.0)
+    assert max(max(pauses()) for _ in range(100)) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "num_tries"), [pytest.param(900.0, 6, id="in-time"), pytest.param(-1.0, 1, id="late")]
+)
+def test_no_new_try_begins_when_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, num_tries: int
+) -> None:
+    monkeypatch.setattr(parts, "_TRIES_SECONDS", seconds)
+    monkeypatch.setattr(parts, "_LONGEST_PAUSE_SECONDS", 0.0)
+    act = Mock(side_effect=Unsound("damaged"))
+    with pytest.raises(Unsound):
+        parts.again(act)
+    assert act.call_count == num_tries
 
 
 @pytest.mark.parametrize("fault", GOT, ids=lambda fault: fault.name)
@@ -230,7 +372,7 @@ def test_an_artifact_that_comes_damaged_is_fetched_again(
     line: FaultyLine, store: Store, fault: Fault, tmp_path: Path
 ) -> None:
     ref = published(store, tmp_path)
-    line.suffer("GET", Fault.FLIP_GOT, None, *[fault] * 2)  # the manifest, too
+    line.suffer("GET", Fault.FLIP_GOT, None, *[fault] * 2)  # the manifest, too; then both parts
     fetched = artifacts.fetch(store, ref, tmp_path / "cache")
     assert (fetched / "weights").read_bytes() == LARGE
     assert not line.faults
@@ -254,27 +396,20 @@ def test_control_read_once_it_is_refused(
     assert list((tmp_path / "cache").rglob("weights")) == []
 
 
+def test_control_without_its_digest_a_damaged_artifact_is_taken(
+    line: FaultyLine, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = published(store, tmp_path)
+    monkeypatch.setattr(verified, "_until", lambda digest, path, sha256: bool(digest()))
+    line.suffer("GET", None, Fault.FLIP_GOT)
+    fetched = artifacts.fetch(store, ref, tmp_path / "cache")
+    assert (fetched / "weights").read_bytes() != LARGE
+
+
 def published(store: Store, folder: Path) -> artifacts.ArtifactRef:
     (folder / "work").mkdir()
     (folder / "work" / "weights").write_bytes(LARGE)
     return artifacts.publish(store, "model", folder / "work")
-
-
-@pytest.fixture
-def envoy(s3: LiveS3, s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Return what puts an Envoy with a fault before S3, for a block."""
-
-    def start(fault: dict[str, Any]) -> Any:
-        port, upstream = free_port(), urlsplit(s3.url).port
-        assert upstream
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        return passing(port, upstream, lambda faulty: [{"match": {"prefix": "/"}, **faulty(fault)}])
-
-    return start
-
-
-OFTEN_BUSY = {"abort": {"http_status": 503, "percentage": {"numerator": 30}}}
-SLOW = {"delay": {"fixed_delay": "3s", "percentage": {"numerator": 100}}}
 
 
 def round_trip(s3: LiveS3, folder: Path) -> None:
@@ -288,126 +423,34 @@ def round_trip(s3: LiveS3, folder: Path) -> None:
     assert (fetched / "weights").read_bytes() == LARGE
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("no_pauses")
 def test_a_server_that_refuses_3_of_10_requests_is_used_all_the_same(
-    envoy: Callable[..., Any], s3: LiveS3, tmp_path: Path
+    envoy: BehindEnvoy, s3: LiveS3, tmp_path: Path
 ) -> None:
     (tmp_path / "work").mkdir()
     with envoy(OFTEN_BUSY):
-        wait_for(reachable, "Envoy")
         round_trip(s3, tmp_path / "work")
 
 
-def test_control_without_retries_it_is_not(
-    envoy: Callable[..., Any], s3: LiveS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("once")
+def test_control_without_retries_it_is_not(envoy: BehindEnvoy, s3: LiveS3, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with envoy(OFTEN_BUSY):
-        wait_for(reachable, "Envoy")
-        with pytest.raises(StoreUnavailable, match="503"):
-            round_trip(s3, tmp_path / "work")
+    with envoy(OFTEN_BUSY), pytest.raises(StoreUnavailable, match="503"):
+        round_trip(s3, tmp_path / "work")
 
 
 def test_a_server_that_is_too_slow_is_away_and_nobody_waits_for_it(
-    envoy: Callable[..., Any], s3: LiveS3, two_attempts: None, monkeypatch: pytest.MonkeyPatch
+    envoy: BehindEnvoy, s3: LiveS3, two_attempts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(f"s3://{s3.make_bucket()}/slipway")
     with envoy(SLOW):
-        wait_for(reachable, "Envoy")
         started = time.monotonic()
         assert store.read("a") is None
         assert time.monotonic() - started >= 3, "control: with the usual limits it is waited for"
         monkeypatch.setattr(connection, "_READ_SECONDS", 0.2)
-        started = time.monotonic()
-        with pytest.raises(StoreUnavailable, match=r"Read timeout on endpoint URL.*check its address"):
-            Store(store.url).read("a")
+        hasty = Store(store.url)
+        for _ in range(2):  # the first time, a client is made, too
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable, match=r"Read timeout on endpoint URL.*check its address"):
+                hasty.read("a")
         assert time.monotonic() - started < 3
-
-
-def reachable() -> bool:
-    """Return whether something listens where S3 should be."""
-
-    address = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    with socket.socket() as probe:
-        return probe.connect_ex((address.hostname, address.port)) == 0
-
-
-def refusing(key: str, after: int) -> Callable[[Request], tuple[int, str, str] | None]:
-    """Return a rule by which an access key expires after so many requests."""
-    left = [after]
-
-    def rule(request: Request) -> tuple[int, str, str] | None:
-        if request.access_key != key:
-            return None
-        left[0] -= 1
-        return None if left[0] >= 0 else (400, "ExpiredToken", "")
-
-    return rule
-
-
-def write_profile(path: Path, key: str) -> None:
-    path.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s\naws_session_token = t\n")
-
-
-@pytest.fixture
-def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a file of credentials, which this process uses."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name)
-    path = tmp_path / "credentials"
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
-    write_profile(path, "OLD")
-    return path
-
-
-def test_credentials_that_are_renewed_in_their_file_are_read_again_in_mid_upload(
-    s3: LiveS3, line: FaultyLine, store: Store, profile: Path
-) -> None:
-    expired = refusing("OLD", after=3)
-
-    def renew_when_expired(request: Request) -> tuple[int, str, str] | None:
-        refusal = expired(request)
-        if refusal:
-            write_profile(profile, "NEW")
-        return refusal
-
-    line.refuse = renew_when_expired
-    store.put("a", LARGE)
-    assert stored(s3, store) == {"a": LARGE}
-    assert {request.access_key for request in line.seen} == {"OLD", "NEW"}
-
-
-def test_credentials_that_nobody_renews_end_the_upload_with_a_plain_error(
-    s3: LiveS3, line: FaultyLine, store: Store, profile: Path
-) -> None:
-    line.refuse = refusing("OLD", after=3)
-    with pytest.raises(StoreUnavailable, match=r"the credentials have expired; .* by the next try; renew those that"):
-        store.put("a", LARGE)
-    assert stored(s3, store) == {}
-
-
-GIVE_CREDENTIALS = """
-import json, pathlib, sys
-count = pathlib.Path(sys.argv[1])
-number = int(count.read_text()) + 1 if count.exists() else 1
-count.write_text(str(number))
-print(json.dumps({"Version": 1, "AccessKeyId": f"KEY{number}", "SecretAccessKey": "s", "SessionToken": "t",
-                  "Expiration": sys.argv[2]}))
-"""
-
-
-def test_credentials_that_know_how_are_refreshed_before_they_end(
-    s3: LiveS3, line: FaultyLine, store: Store, profile: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = profile.with_name("give.py")
-    program.write_text(GIVE_CREDENTIALS)
-    soon = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
-    command = json.dumps(f"{sys.executable} {program} {profile.with_name('count')} {soon}")[1:-1]
-    profile.with_name("config").write_text(f"[default]\ncredential_process = {command}\n")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(profile.with_name("config")))
-    profile.unlink()
-    store.put("a", SMALL)
-    store.put("b", SMALL)
-    assert len({request.access_key for request in line.seen}) > 1
-    assert stored(s3, store) == {"a": SMALL, "b": SMALL}
