@@ -46,7 +46,7 @@ class Group(StrEnum):
     """No process, no port."""
 
     WHOLE = "whole"
-    """The stack, and faults: they measure latencies and deaths, so nothing else runs beside them."""
+    """The stack, and faults of releases: they measure latencies, so nothing else runs beside them."""
 
 
 class Groups(LoadScopeScheduling):
@@ -58,10 +58,12 @@ class Groups(LoadScopeScheduling):
 
 
 def _group(nodeid: str) -> Group:
-    match nodeid.split("/")[1]:
-        case "e2e" | "faults":
+    match nodeid.partition("::")[0].split("/"):
+        case [_, "e2e", *_]:
             return Group.WHOLE
-        case "dags" | "steps":
+        case [_, "faults", file] if file.startswith("test_release_"):
+            return Group.WHOLE
+        case [_, "dags" | "steps" | "faults", *_]:
             return Group.PARTS
         case _:
             return Group.PURE

@@ -12,7 +12,7 @@ from pipelines.settings import Settings
 from pipelines.stack import postgres
 from pipelines.stack.layout import Layout
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 class LivePostgres:

@@ -157,17 +157,25 @@ def _copy_programs(copy: Path) -> None:
 
 
 def _ensure_system_user() -> None:
+    if _has_system_user():
+        return
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
-        pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        if not _has_system_user():  # by another installation at the same moment
             raise StackError(
                 f"PostgreSQL does not run as root, and the system user {SYSTEM_USER!r} could not be made: {error}; "
                 "run as an ordinary user, or set SLIPWAY_LEDGER and SLIPWAY_AIRFLOW_DB"
             ) from None
+
+
+def _has_system_user() -> bool:
+    try:
+        pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        return False
+    return True
 
 
 def _run_as_server(command: list[str]) -> None:

@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
+from pipelines.stack.summary import load_receipts
+from pipelines.step import Receipt
+from pipelines.store import Store
 from tests.local_stack import LocalStack, lay_out
+
+STEPS = 300
+"""Training steps of the first release: enough for something to die in the middle of them."""
+
+RUN_SECONDS = 400
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """The first release of the tiny model, as its user saw it."""
+
+    output: str
+
+    @property
+    def id(self) -> str:
+        """Airflow's id of the run."""
+        return self.output.split()[1]
+
+    def receipts(self, stack: LocalStack) -> dict[str, Receipt]:
+        """Return the receipt of each task."""
+        return load_receipts(Store(stack.settings.store_url()), "tiny", self.id)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -42,3 +67,11 @@ def stack(make_stack: Callable[[], LocalStack]) -> LocalStack:
     started = shared.run("up")
     assert started.returncode == 0, started.stdout
     return shared
+
+
+@pytest.fixture(scope="session")
+def first_run(stack: LocalStack) -> FirstRun:
+    """Release the tiny model once, undisturbed, through Airflow; many tests begin where it ended."""
+    triggered = stack.run("trigger", "tiny", "--max-steps", str(STEPS), "--note", "first release", timeout=RUN_SECONDS)
+    assert triggered.returncode == 0, triggered.stdout
+    return FirstRun(triggered.stdout)

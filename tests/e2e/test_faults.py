@@ -22,18 +22,17 @@ from pipelines.stack.airflow_api import AirflowApi
 from pipelines.stack.summary import load_receipts
 from pipelines.step import Receipt, RunInfo
 from pipelines.store import Store
-from tests.e2e.conftest import LocalStack, wait_for
+from tests.e2e.conftest import STEPS, FirstRun, LocalStack, wait_for
 
 DAG = "lifecycle_tiny"
-STEPS = 300
 EVERY = 10
 """Steps between checkpoints in the tiny spec: the most that may be lost."""
 
 
 @pytest.fixture(scope="module")
-def unbroken(stack: LocalStack) -> dict[str, Receipt]:
+def unbroken(stack: LocalStack, first_run: FirstRun) -> dict[str, Receipt]:
     """Return the receipts of a run that nothing disturbed."""
-    return finish(stack, AirflowApi.of(stack.settings).trigger(DAG, {"max_steps": STEPS, "note": "unbroken"}))
+    return first_run.receipts(stack)
 
 
 def finish(stack: LocalStack, run_id: str) -> dict[str, Receipt]:

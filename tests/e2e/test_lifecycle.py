@@ -19,18 +19,9 @@ from pipelines.stack.airflow_api import AirflowApi
 from pipelines.stack.summary import load_receipts
 from pipelines.step import quote_run_id
 from pipelines.store import Store
-from tests.e2e.conftest import LocalStack, wait_for
+from tests.e2e.conftest import RUN_SECONDS, STEPS, FirstRun, LocalStack, wait_for
 
 DAG = "lifecycle_tiny"
-RUN_SECONDS = 400
-
-
-@pytest.fixture(scope="module")
-def released(stack: LocalStack) -> str:
-    """Release the tiny model once; return what the user saw."""
-    triggered = stack.run("trigger", "tiny", "--note", "first release", timeout=RUN_SECONDS)
-    assert triggered.returncode == 0, triggered.stdout
-    return triggered.stdout
 
 
 def version_in(output: str) -> int:
@@ -40,42 +31,44 @@ def version_in(output: str) -> int:
     return int(found.group(1))
 
 
-def test_a_user_sees_progress_and_a_curl_line_that_works(stack: LocalStack, released: str) -> None:
+def test_a_user_sees_progress_and_a_curl_line_that_works(stack: LocalStack, first_run: FirstRun) -> None:
     for step in ("freeze", "validate", "prepare", "train", "evaluate", "package", "rollout.promote", "record"):
-        assert step in released
-    assert "Perplexity" in released
-    curl = next(line.partition("Try it")[2].strip() for line in released.splitlines() if line.startswith("Try it"))
+        assert step in first_run.output
+    assert "Perplexity" in first_run.output
+    curl = next(
+        line.partition("Try it")[2].strip() for line in first_run.output.splitlines() if line.startswith("Try it")
+    )
     answer = subprocess.run(["/bin/bash", "-c", curl], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["choices"][0]["text"] is not None
 
 
-def test_the_answer_proves_which_weights_gave_it(stack: LocalStack, released: str) -> None:
+def test_the_answer_proves_which_weights_gave_it(stack: LocalStack, first_run: FirstRun) -> None:
     champion = ledger.champion(stack.settings.ledger_url(), "tiny")
     service = ledger.read_service(stack.settings.ledger_url(), "tiny")
     assert champion is not None
     assert service is not None
     answer = httpx.get(f"http://127.0.0.1:{service.port}/v1/models")
     assert answer.headers["X-Slipway-Digest"] == champion.model.digest
-    assert f"Digest      {champion.model.digest}" in released
+    assert f"Digest      {champion.model.digest}" in first_run.output
     ledger.verify_chain(stack.settings.ledger_url(), "tiny")
 
 
-def test_status_says_what_serves(stack: LocalStack, released: str) -> None:
+def test_status_says_what_serves(stack: LocalStack, first_run: FirstRun) -> None:
     champion = ledger.champion(stack.settings.ledger_url(), "tiny")
     assert champion is not None
     assert f"tiny: version {champion.number} (digest {champion.model.short}) at http://" in stack.run("status").stdout
 
 
-def test_a_second_run_finds_all_of_its_finished_work(stack: LocalStack, released: str) -> None:
-    again = stack.run("trigger", "tiny", timeout=RUN_SECONDS)
+def test_a_second_run_finds_all_of_its_finished_work(stack: LocalStack, first_run: FirstRun) -> None:
+    again = stack.run("trigger", "tiny", "--max-steps", str(STEPS), timeout=RUN_SECONDS)
     assert again.returncode == 0, again.stdout
     reused = next(line for line in again.stdout.splitlines() if line.startswith("Reused"))
     for step in ("validate", "prepare", "train", "evaluate", "package"):
         assert step in reused
-    assert version_in(again.stdout) == version_in(released)
+    assert version_in(again.stdout) == version_in(first_run.output)
 
 
-def test_the_form_refuses_what_the_schema_does_not_allow(stack: LocalStack, released: str) -> None:
+def test_the_form_refuses_what_the_schema_does_not_allow(stack: LocalStack, first_run: FirstRun) -> None:
     api = AirflowApi.of(stack.settings)
     for bad in ({"max_steps": 0}, {"max_steps": "many"}, {"force": ["trian"]}, {"source": 3}):
         with pytest.raises(BadInput, match="Airflow refused"):
@@ -91,7 +84,7 @@ def test_a_typo_in_the_model_name_is_one_plain_error(stack: LocalStack) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_runs", [5])
-def test_many_triggers_at_once_train_and_deploy_once(stack: LocalStack, released: str, num_runs: int) -> None:
+def test_many_triggers_at_once_train_and_deploy_once(stack: LocalStack, first_run: FirstRun, num_runs: int) -> None:
     api, before = AirflowApi.of(stack.settings), ledger.champion(stack.settings.ledger_url(), "tiny")
     assert before is not None
     params = {"max_steps": 20 + num_runs, "note": "all at once"}
@@ -107,7 +100,7 @@ def test_many_triggers_at_once_train_and_deploy_once(stack: LocalStack, released
     assert {run["record"].result["version"] for run in receipts} == {before.number + 1}
 
 
-def test_a_refused_gate_is_red_keeps_its_report_and_deploys_nothing(stack: LocalStack, released: str) -> None:
+def test_a_refused_gate_is_red_keeps_its_report_and_deploys_nothing(stack: LocalStack, first_run: FirstRun) -> None:
     path = stack.settings.models_dir / "strict.yaml"
     strict = yaml.safe_load((stack.settings.models_dir / "tiny.yaml").read_text())
     strict["evaluation"]["max_perplexity_ratio"] = 0.0001
@@ -120,7 +113,7 @@ def test_a_refused_gate_is_red_keeps_its_report_and_deploys_nothing(stack: Local
     assert Path(stack.settings.home / "store" / "artifacts" / "evaluation" / report / "report.html").is_file()
 
 
-def test_run_takes_a_spec_to_an_answer_without_airflow(stack: LocalStack, released: str) -> None:
+def test_run_takes_a_spec_to_an_answer_without_airflow(stack: LocalStack, first_run: FirstRun) -> None:
     path = stack.settings.models_dir / "by_hand.yaml"
     shutil.copy(stack.settings.models_dir / "tiny.yaml", path)
     done = stack.run("run", "--spec", str(path), "--max-steps", "5", timeout=RUN_SECONDS)
@@ -130,7 +123,7 @@ def test_run_takes_a_spec_to_an_answer_without_airflow(stack: LocalStack, releas
     assert httpx.get(f"http://127.0.0.1:{service.port}/provenance").json()["name"] == "by-hand"
 
 
-def test_garbage_collection_leaves_what_serves(stack: LocalStack, released: str) -> None:
+def test_garbage_collection_leaves_what_serves(stack: LocalStack, first_run: FirstRun) -> None:
     listed = stack.run("gc")
     assert listed.returncode == 0, listed.stdout
     assert "would remove 0 artifacts" in listed.stdout  # everything is young or in the ledger
@@ -138,7 +131,8 @@ def test_garbage_collection_leaves_what_serves(stack: LocalStack, released: str)
     assert verified.returncode == 0, verified.stdout
 
 
-def test_receipts_lie_under_the_quoted_run_id(stack: LocalStack, released: str) -> None:
-    run = released.split()[1]
-    assert ":" in run
-    assert (stack.settings.home / "store" / "runs" / "tiny" / quote_run_id(run) / "record" / "1.json").is_file()
+def test_receipts_lie_under_the_quoted_run_id(stack: LocalStack, first_run: FirstRun) -> None:
+    assert ":" in first_run.id
+    assert (
+        stack.settings.home / "store" / "runs" / "tiny" / quote_run_id(first_run.id) / "record" / "1.json"
+    ).is_file()

@@ -15,11 +15,10 @@ import yaml
 
 from pipelines import ledger
 from pipelines.ledger import Outcome, Phase, Rollout
-from tests.e2e.conftest import LocalStack, wait_for
+from tests.e2e.conftest import RUN_SECONDS, LocalStack, wait_for
 from tests.load.client import Exchange, read_ledger
 from tests.load.demo import users
 
-RUN_SECONDS = 400
 OUTAGE_SECONDS = 5.0
 """Longest that users may be without an endpoint when Envoy is killed; 3 s on a quiet machine."""
 

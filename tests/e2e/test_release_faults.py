@@ -26,13 +26,12 @@ from pipelines.stack import airflow
 from pipelines.stack.airflow_api import AirflowApi, AirflowAway
 from pipelines.stack.layout import Layout
 from pipelines.stack.supervisor import Supervisor
-from tests.e2e.conftest import LocalStack, wait_for
+from tests.e2e.conftest import RUN_SECONDS, LocalStack, wait_for
 from tests.load.client import Exchange, read_ledger
 from tests.load.demo import users
 
 MODEL = "faults"
 DAG = f"lifecycle_{MODEL}"
-RUN_SECONDS = 400
 REACHED_SECONDS = 300
 ENDED_SECONDS = 240
 PERMIT_SECONDS = 60

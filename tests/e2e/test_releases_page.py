@@ -15,14 +15,14 @@ from pipelines import ledger
 from pipelines.ledger import Outcome, Rollout
 from pipelines.stack import airflow
 from tests.e2e import test_ui
-from tests.e2e.conftest import LocalStack, wait_for
+from tests.e2e.conftest import RUN_SECONDS, LocalStack, wait_for
 from tests.load.demo import users
 
-RUN_SECONDS = 400
 RULES = {
     "look_seconds": 1,
     "shadow_seconds": 3,
     "bake_seconds": 12,
+    "bake_full_seconds": 2,
     "min_user_exposures": 5,
     "max_bad_rate": 0.05,
     "quality": {"enabled": False},

@@ -18,6 +18,7 @@ from pipelines.release.course import transitions
 from pipelines.settings import REPOSITORY, Settings
 from pipelines.steps import rollout as rollout_step
 from tests.faults.controller_process import SKEW_SECONDS
+from tests.ports import own_ranges
 from tests.steps.live import wait_for
 from tests.steps.release_stage import MODEL, Stage, installed
 
@@ -38,30 +39,39 @@ class ControllerProcess:
         self._environment = environment
         self._log = (settings.resolved_home() / "logs" / "controller.log").open("a")
         self.starts = 0
-        self._stopping = threading.Event()
+        self._is_stopping = False
+        self._lock = threading.Lock()
+        self._start()
         self._thread = threading.Thread(target=self._supervise)
         self._thread.start()
 
+    def _start(self) -> None:
+        self.process = subprocess.Popen(
+            self._command, env=self._environment, cwd=REPOSITORY, stdout=self._log, stderr=self._log
+        )
+        self.starts += 1
+
     def _supervise(self) -> None:
-        while not self._stopping.is_set():
-            self.process = subprocess.Popen(
-                self._command, env=self._environment, cwd=REPOSITORY, stdout=self._log, stderr=self._log
-            )
-            self.starts += 1
+        while True:
             self.process.wait()
+            with self._lock:  # whoever stops it ends the process that was started last
+                if self._is_stopping:
+                    return
+                self._start()
 
     def kill(self) -> None:
         self.process.kill()
 
     def stop(self) -> None:
-        self._stopping.set()
-        self.process.terminate()
+        with self._lock:
+            self._is_stopping = True
+            self.process.terminate()
         self._thread.join()
         self._log.close()
 
 
 def settings_for(folder: Path, url: str) -> Settings:
-    return Settings(home=folder / "home", ledger=url, service_ports="18500-18549", copy_ports="18600-18649")
+    return Settings(home=folder / "home", ledger=url, **own_ranges())
 
 
 @contextlib.contextmanager
@@ -82,7 +92,7 @@ def let_go(stage: Stage, inputs: rollout_step.Inputs) -> int:
     return waiting.rollout
 
 
-def ended(stage: Stage, rollout: int, seconds: float = 120) -> Rollout:
+def ended(stage: Stage, rollout: int, seconds: float = 240) -> Rollout:
     """Wait for a rollout's end and return it."""
     wait_for(lambda: ledger.read_rollout(stage.url, rollout).state.is_final, "the end of the rollout", seconds)
     return ledger.read_rollout(stage.url, rollout)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import shutil
-import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -29,7 +26,8 @@ from pipelines.stack import postgres as stack_postgres
 from pipelines.stack.layout import Layout
 from pipelines.stack.restoring import StackDatabases
 from pipelines.store import FileBackend
-from tests.backup_case import SERVICE, Installation
+from tests.backup_case import SERVICE, Installation, data_folders
+from tests.killer import Killer, is_killed
 from tests.live_postgres import LivePostgres
 
 MAX_POINTS = 60
@@ -43,42 +41,11 @@ def installation(postgres: LivePostgres, tmp_path: Path) -> Installation:
     return made
 
 
-class Killer:
-    """Ends this process without notice at its n-th call of chosen functions."""
-
-    def __init__(self, point: int) -> None:
-        self._left = point
-        self._lock = threading.Lock()
-
-    def before(self, owner: Any, name: str, last_act: Callable[..., None] = lambda *_: None) -> None:
-        """Count the calls of a function; `last_act` is what is done of the one that never ends."""
-        function = getattr(owner, name)
-
-        def counted(*arguments: Any, **options: Any) -> Any:
-            with self._lock:
-                self._left -= 1
-                if self._left == 0:
-                    last_act(*arguments)
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        setattr(owner, name, counted)
-
-
 def write_half(backend: FileBackend, path: str, source: Path) -> None:
     """Leave what a writer leaves that is killed in the middle."""
     temporary = backend.local_path(path).parent / f".{Path(path).name}.half"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
-
-
-def is_killed(act: Callable[[], object]) -> bool:
-    """Run something in a process of its own; say whether it was killed, rather than done."""
-    process = multiprocessing.get_context("fork").Process(target=act)
-    process.start()
-    process.join(120)
-    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
-    return process.exitcode != 0
 
 
 def assert_all_sound(settings: Settings, scratch: Path) -> list[str]:
@@ -154,9 +121,11 @@ def servers_of(settings: Settings) -> list[int]:
     ]
 
 
-def test_a_restore_killed_at_every_point_can_be_started_again(installation: Installation, new_home: Settings) -> None:
+def test_a_restore_killed_at_every_point_can_be_started_again(
+    installation: Installation, new_home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, scratch = new_home.resolved_home(), installation.folder
-    data_before = set(Path("/var/lib").glob("slipway-*"))
+    made = data_folders(monkeypatch)
 
     def act(point: int) -> None:
         killer = Killer(point)
@@ -177,7 +146,7 @@ def test_a_restore_killed_at_every_point_can_be_started_again(installation: Inst
         assert num_killed < MAX_POINTS
     assert num_killed >= 10
     assert not Path(f"{home}.restoring").exists()
-    assert len(set(Path("/var/lib").glob("slipway-*")) - data_before) == (1 if os.geteuid() == 0 else 0)
+    assert len(made()) == (1 if os.geteuid() == 0 else 0)
     server = LivePostgres(home)
     try:
         champion = ledger.champion(new_home.ledger_url(), SERVICE)
@@ -189,7 +158,8 @@ def test_a_restore_killed_at_every_point_can_be_started_again(installation: Inst
 
 def wait_until_gone(settings: Settings) -> None:
     for pid in servers_of(settings):
-        psutil.Process(pid).wait(30)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(60)
 
 
 @pytest.fixture

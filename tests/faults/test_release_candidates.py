@@ -13,7 +13,7 @@ from tests.faults.release_case import ControllerProcess, ended, let_go
 from tests.steps.live import Load
 from tests.steps.release_stage import MODEL, Stage
 
-RULES: dict[str, Any] = {"weights": [25], "shadow_seconds": 2, "bake_seconds": 2, "ready_timeout_seconds": 10}
+RULES: dict[str, Any] = {"weights": [25], "shadow_seconds": 2, "bake_seconds": 2}
 BAD = {Outcome.WORSE, Outcome.UNHEALTHY}
 
 
@@ -32,7 +32,8 @@ def test_a_candidate_that_misbehaves_goes_back(
 ) -> None:
     first = stage.release(stage.inputs("one", "run-1"))
     with Load(f"{first.endpoint}/v1/completions", clients=8) as load:
-        rollout = let_go(stage, stage.inputs("two", "run-2", habits=habits, **RULES))
+        impatient = {"ready_timeout_seconds": 10} if outcomes == {Outcome.UNHEALTHY} else {}
+        rollout = let_go(stage, stage.inputs("two", "run-2", habits=habits, **RULES, **impatient))
         found = ended(stage, rollout)
     state, served = found.state, httpx.get(f"{first.endpoint}/provenance", trust_env=False).headers
 

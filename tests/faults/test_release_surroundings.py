@@ -44,7 +44,7 @@ def small_home(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], check=True)
     yield place
-    subprocess.run(["/bin/umount", str(place)], check=True)
+    wait_for(lambda: subprocess.run(["/bin/umount", str(place)], check=False).returncode == 0, "nobody uses the disk")
 
 
 def test_a_full_disk_holds_the_release_and_it_goes_on_with_space(
@@ -56,12 +56,12 @@ def test_a_full_disk_holds_the_release_and_it_goes_on_with_space(
     ):
         first = stage.release(stage.inputs("one", "run-1"))
         with Load(f"{first.endpoint}/v1/completions") as load:
-            rollout = let_go(stage, stage.inputs("two", "run-2", **RULES))
+            rollout = let_go(stage, stage.inputs("two", "run-2", **RULES | {"bake_seconds": 8}))
             wait_for(lambda: is_at_weight(stage, rollout), "the candidate has users")
             with contextlib.suppress(OSError), (small_home / "filler").open("wb", buffering=0) as filler:
                 while True:
                     filler.write(b"x" * 4096)
-            wait_for(lambda: "is the disk full?" in state_of(stage, rollout).hold_reason, "the hold", seconds=10)
+            wait_for(lambda: "is the disk full?" in state_of(stage, rollout).hold_reason, "the hold")
             held_at = state_of(stage, rollout).canary_bp
             (small_home / "filler").unlink()
             found = ended(stage, rollout)
@@ -122,7 +122,7 @@ def test_streams_that_are_open_over_every_weight_change_end_whole(stage: Stage, 
                     seen[state.phase, state.canary_bp] = stream()
                 return state.is_final
 
-            wait_for(is_over, "the end of the rollout", seconds=120)
+            wait_for(is_over, "the end of the rollout", seconds=240)
         for one in seen.values():
             one.wait()
 

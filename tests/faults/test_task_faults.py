@@ -28,7 +28,7 @@ runner.WorkStep("train", "artifacts/spec/" + "0" * 64, info, Settings()).run({},
 """
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -94,7 +94,7 @@ def test_without_the_protection_both_would_be_orphans(lifecycle: Lifecycle, tmp_
 def test_a_step_killed_with_9_takes_its_ranks_along(lifecycle: Lifecycle, tmp_path: Path) -> None:
     task, step, rank = start_task(lifecycle, tmp_path, guarded=False)
     os.kill(step, signal.SIGKILL)
-    assert task.wait(30) != 0
+    assert task.wait(60) != 0
     wait_until(lambda: is_gone(rank))
 
 

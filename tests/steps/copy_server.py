@@ -28,7 +28,7 @@ from pipelines.formats.metrics import ANSWERS, REQUESTS
 
 ANSWER_SECONDS = 0.02
 CHUNK_SECONDS = 0.1
-SILENT_SECONDS = 1.5
+SILENT_SECONDS = 30.0
 LATE_SECONDS = 0.2
 
 
@@ -59,6 +59,7 @@ class Habits:
         self._leak_mib, self._memory_mib = leak_mib, memory_mib
         self._kept: list[bytes] = []
         self._at_once = 0
+        self._lock = threading.Lock()
 
     def fails(self, prompt: str) -> bool:
         return self._longest_prompt is not None and len(prompt) > self._longest_prompt
@@ -67,11 +68,14 @@ class Habits:
     def at_work(self) -> Iterator[float]:
         """Yield how many seconds more an answer takes."""
         self._leak()
-        self._at_once += 1
+        with self._lock:
+            self._at_once += 1
+            is_late = self._most_at_once is not None and self._at_once > self._most_at_once
         try:
-            yield 0.0 if self._most_at_once is None or self._at_once <= self._most_at_once else LATE_SECONDS
+            yield LATE_SECONDS if is_late else 0.0
         finally:
-            self._at_once -= 1
+            with self._lock:
+                self._at_once -= 1
 
     def _leak(self) -> None:
         if self._leak_mib:
@@ -126,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
                 offsets = [match.start() for match in re.finditer(r"\S+", text)]
                 scored = {"text_offset": offsets, "token_logprobs": [-1.0] * len(offsets)}
                 told = [self.headers.get(name) for name in (TRAFFIC, "Host", COPY)]
-                self.server.answered[traffic_of(*told, own=self.server.copy)] += 1
+                self.server.count(traffic_of(*told, own=self.server.copy))
                 self.answer(200, {"choices": [{"text": text, "logprobs": scored if body.get("echo") else None}]})
 
     def stream(self, num_chunks: int) -> None:
@@ -186,6 +190,7 @@ class Server(ThreadingHTTPServer):
         self.seen: list[dict[str, str]] = []
         self.refused: list[str] = []
         self.answered: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self.fault = ""
         wrong = Habits(**(habits or {}))
         self.is_ready = wrong.is_ready
@@ -202,12 +207,17 @@ class Server(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
+    def count(self, traffic: str) -> None:
+        """Count an answer, of which threads give many at once."""
+        with self._counting:
+            self.answered[traffic] += 1
+
     def metrics(self) -> str:
         """Return what a release reads of a copy's metrics."""
         lines = []
         for name, labels in ((ANSWERS, ""), (REQUESTS, ',code="200"')):
             lines.append(f"# TYPE {name}_total counter")
-            counts = self.answered.items()
+            counts = list(self.answered.items())
             lines.extend(f'{name}_total{{traffic="{traffic}"{labels}}} {count}' for traffic, count in counts)
         return "\n".join([*lines, ""])
 

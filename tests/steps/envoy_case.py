@@ -16,7 +16,11 @@ from pipelines.release.local.router import EnvoyRouter
 from pipelines.release.ports import Address, Arm, Counts, Observed, Route, Sessions, Split, Tally, Target
 from pipelines.settings import Settings
 from tests.steps.copy_server import Server
-from tests.steps.live import LiveEnvoy, wait_for
+from tests.steps.live import DEADLINE_SECONDS, LiveEnvoy, wait_for
+
+ACTIVE = ".downstream_rq_active"
+BUFFERED = "write_total_buffered"
+"""Envoy's own counts: requests under way, bytes that are not written to logs yet."""
 
 
 class Endpoint:
@@ -32,10 +36,13 @@ class Endpoint:
         self.stable: Target | None = None
         self.canary: Target | None = None
         self.generation = 0
-        self.client = httpx.Client(timeout=20, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        self.client = httpx.Client(
+            timeout=DEADLINE_SECONDS, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     def reset(self) -> Endpoint:
-        """Give both copies their roles, all users to stable, and forget what was."""
+        """Give both copies their roles, all users to stable, and forget what was, also what is still under way."""
+        wait_for(self.is_idle, "the end of earlier requests")
         for server in (self.one, self.two):
             server.fault, server.is_ready = "", True
             server.next_chunk.clear()
@@ -64,18 +71,26 @@ class Endpoint:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1/completions"
 
-    def ask(self, body: dict[str, Any] | None = None, *, timeout: float = 20, **headers: str) -> httpx.Response:
+    def ask(
+        self, body: dict[str, Any] | None = None, *, timeout: float = DEADLINE_SECONDS, **headers: str
+    ) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post(self.url, json={"prompt": "x", **(body or {})}, headers=named, timeout=timeout)
 
     def cursor(self) -> str:
         """Return the cursor of this moment, when what came before it is in the log."""
+        wait_for(self.is_idle, "the end of earlier requests")
         text, still_since = self.log_text(), time.monotonic()
-        while time.monotonic() < still_since + 5 * FLUSH_SECONDS:
+        while time.monotonic() < still_since + 3 * FLUSH_SECONDS or self.envoy.admin.stats("filesystem")[BUFFERED]:
             time.sleep(0.02)
             if (latest := self.log_text()) != text:
                 text, still_since = latest, time.monotonic()
         return self.router.counts(self.service, None).cursor
+
+    def is_idle(self) -> bool:
+        """Say whether Envoy has finished all requests, of users and of its own."""
+        counts = self.envoy.admin.stats("http")
+        return not any(count for name, count in counts.items() if name.endswith(ACTIVE) and name != f"admin{ACTIVE}")
 
     def counts(self, since: str, num_exposures: int, sessions: Sessions | None = None) -> Counts:
         """Wait until so many exposures since a cursor are in the log; return the counts, which must have no gap."""
@@ -128,7 +143,7 @@ class Stream:
             self.error = error
 
     def wait(self) -> None:
-        self._thread.join(20)
+        self._thread.join(DEADLINE_SECONDS)
         assert not self._thread.is_alive(), "the stream did not end"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,8 @@ import httpx
 from pipelines.release.local import envoy
 from pipelines.settings import Settings
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
+"""For things that take seconds; a busy machine may need many times that."""
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = DEADLINE_SECONDS) -> None:
@@ -68,7 +70,7 @@ class Load:
     failures: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Load:
-        self._stopping = threading.Event()
+        self._stopping, self._lock = threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.clients)]
         for thread in self._threads:
             thread.start()
@@ -81,14 +83,15 @@ class Load:
             thread.join(DEADLINE_SECONDS)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=20, trust_env=False, headers=self.headers) as client:
+        with httpx.Client(timeout=DEADLINE_SECONDS, trust_env=False, headers=self.headers) as client:
             while not self._stopping.is_set():
                 try:
                     answer = client.post(self.url, json=self.body)
                 except httpx.HTTPError as error:
                     self.failures.append(f"{type(error).__name__}: {error}")
                     continue
-                self.answers[answer.status_code, answer.headers.get("X-Slipway-Version", "none")] += 1
+                with self._lock:
+                    self.answers[answer.status_code, answer.headers.get("X-Slipway-Version", "none")] += 1
                 if answer.status_code != 200:
                     self.failures.append(f"{answer.status_code} {answer.text[:100]}")
 
@@ -120,7 +123,13 @@ class LiveSupervisord:
     def start(self) -> None:
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(self.socket.exists, "supervisord is up")
+        wait_for(self.is_up, "supervisord is up")
+
+    def is_up(self) -> bool:
+        """Say whether it answers; one that was killed leaves its socket behind."""
+        assert self.process.poll() is None, "supervisord ended"
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> None:
         self.process.terminate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from tests.ports import own_port
 from tests.steps.live import DEADLINE_SECONDS, wait_for
 
 SCRAPE_SECONDS = 0.5
@@ -28,7 +28,7 @@ class LivePrometheus:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{own_port()}"
         job = {"job_name": "proxies", "metrics_path": path, "static_configs": [{"targets": list(targets)}]}
         pace = {"scrape_interval": f"{SCRAPE_SECONDS * 1000:.0f}ms", "scrape_timeout": f"{SCRAPE_SECONDS * 1000:.0f}ms"}
         self._config = folder / "prometheus.yml"
@@ -57,9 +57,3 @@ class LivePrometheus:
             return httpx.get(f"{self.url}/-/ready", trust_env=False).is_success
         except httpx.HTTPError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,9 @@ from pipelines.release.kubernetes.counts import Change, Counting, Cursor
 from pipelines.release.kubernetes.gateway import CountsOf, implementations
 from pipelines.release.kubernetes.prometheus import Prometheus
 from pipelines.release.ports import Arm, Counts, RouterUnavailable, Tally
+from tests.ports import own_port
 from tests.steps.copy_server import Server
-from tests.steps.live import wait_for
+from tests.steps.live import DEADLINE_SECONDS, wait_for
 from tests.steps.live_prometheus import LivePrometheus
 
 ENVOY_GATEWAY = "gateway.envoyproxy.io/gatewayclass-controller"
@@ -50,12 +50,14 @@ class Proxies:
         self.one = Server(0, "one", "1" * 64).run_in_thread()
         self.two = Server(0, "two", "2" * 64).run_in_thread()
         self.parts = source().parts
-        self.port, self.admin_port = _free_ports(2)
+        self.port, self.admin_port = own_port(), own_port()
         self._folder = folder
         self._folder.mkdir(parents=True, exist_ok=True)
         self.start()
         self.prometheus = LivePrometheus(folder / "prometheus", [f"127.0.0.1:{self.admin_port}"])
-        self.client = httpx.Client(timeout=20, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+        self.client = httpx.Client(
+            timeout=DEADLINE_SECONDS, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
         self.counting = Counting(Prometheus(self.prometheus.url), source())
         self._latest = self.counting.count(None, NEVER).cursor
 
@@ -77,7 +79,7 @@ class Proxies:
             server.next_chunk.set()
             server.stop()
 
-    def ask(self, way: str, fault: str = "", *, timeout: float = 20, **body: Any) -> None:
+    def ask(self, way: str, fault: str = "", *, timeout: float = DEADLINE_SECONDS, **body: Any) -> None:
         """Send a request; that it fails, if it does, is what the counts are about."""
         server = self.two if way.startswith("canary") else self.one
         server.fault = fault
@@ -110,10 +112,10 @@ class Proxies:
         wait_for(is_scraped, "a scrape")
         return self._latest
 
-    def read(self, since: str) -> Counts:
+    def read(self, since: str, change: Change = NEVER) -> Counts:
         """Return the counts since a cursor; nothing while they are not known."""
         try:
-            return self.counting.count(since, NEVER)
+            return self.counting.count(since, change)
         except RouterUnavailable:
             return Counts(since)
 
@@ -194,11 +196,3 @@ def _listener(port: int, ways: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]

@@ -20,6 +20,7 @@ from pipelines.spec import ModelSpec, PackagingConfig, RolloutConfig, ServiceCon
 from pipelines.step import RunInfo, StepContext
 from pipelines.steps import package
 from pipelines.store import Store
+from tests.ports import own_port
 
 MODEL_NAME = "tiny-gpt"
 
@@ -75,7 +76,7 @@ def run_package(store: Store, inputs: package.Inputs, folder: Path, model_spec: 
 @contextlib.contextmanager
 def serve(folder: Path, home: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
     """Run `bentoml serve` as a process group of its own; afterwards nothing is left of it, and its port is free."""
-    port = free_port()
+    port = own_port()
     process, log = start(folder, home, port)
     try:
         url = f"http://{bento.LOOPBACK}:{port}"
@@ -127,13 +128,6 @@ def is_free(port: int) -> bool:
     """Return whether nobody listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex((bento.LOOPBACK, port)) != 0
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((bento.LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:

@@ -32,7 +32,7 @@ from pipelines.stack.restoring import StackDatabases
 from pipelines.step import RunInfo
 from pipelines.steps import backup
 from pipelines.store import Store
-from tests.backup_case import SERVICE, Installation, execute
+from tests.backup_case import SERVICE, Installation, data_folders, execute
 from tests.live_postgres import LivePostgres
 
 OLD_POSTGRES = Path("/usr/lib/postgresql/15/bin")
@@ -378,13 +378,12 @@ def flip_an_object(store: Store, manifest: BackupManifest) -> str:
 
 
 def test_root_or_not_nothing_is_left_beside_a_restored_home(
-    installation: Installation, bring_back: Callable[..., Restored]
+    installation: Installation, bring_back: Callable[..., Restored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_backup(installation.settings, "test")
-    before = set(Path("/var/lib").glob("slipway-*")) if os.geteuid() == 0 else set()
+    made = data_folders(monkeypatch)
     restored = bring_back(installation.elsewhere())
-    after = set(Path("/var/lib").glob("slipway-*")) if os.geteuid() == 0 else set()
-    assert len(after - before) == (1 if os.geteuid() == 0 else 0)
+    assert len(made()) == (1 if os.geteuid() == 0 else 0)
     assert not Layout.of(
         restored.settings.model_copy(update={"home": Path(f"{restored.home}.restoring")})
     ).run_dir.exists()

@@ -17,6 +17,7 @@ from pipelines.release.local.envoy import EnvoyFiles
 from pipelines.release.local.router import is_free
 from pipelines.release.ports import FULL_BP, Observed, Route, RouterUnavailable
 from pipelines.settings import Settings
+from tests.ports import own_port, own_ranges
 from tests.steps.copy_server import Server
 from tests.steps.envoy_case import Endpoint, running_endpoint
 from tests.steps.live import Load, wait_for
@@ -24,7 +25,7 @@ from tests.steps.live import Load, wait_for
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    settings = Settings(home=tmp_path_factory.mktemp("envoy"), service_ports="18100-18149", copy_ports="18200-18249")
+    settings = Settings(home=tmp_path_factory.mktemp("envoy"), **own_ranges())
     with running_endpoint(settings) as endpoint:
         yield endpoint
 
@@ -103,9 +104,9 @@ def test_an_older_generation_is_refused_and_the_same_one_changes_nothing(endpoin
 
 def test_a_taken_port_is_refused_with_envoys_reason_and_leaves_no_trace(endpoint: Endpoint) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        port = own_port()
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         with pytest.raises(RouterRejected, match=f"cannot bind '127.0.0.1:{port}': Address already in use"):
             endpoint.router.apply(Route("other", port, endpoint.stable, None), 1)
         assert endpoint.router.observe("other") is None
@@ -113,6 +114,7 @@ def test_a_taken_port_is_refused_with_envoys_reason_and_leaves_no_trace(endpoint
     assert "other" not in {entry["name"] for entry in json.loads(listeners.read_text())["resources"]}
     endpoint.envoy.kill()
     endpoint.envoy.start()
+    wait_for(lambda: endpoint.router.observe(endpoint.service), "the listener that was accepted is back")
     assert is_free(port), "a refused listener does not come back with Envoy's next start"
 
 
@@ -154,20 +156,20 @@ def test_what_is_asked_while_envoy_is_down_is_in_force_when_it_returns(endpoint:
     assert endpoint.ask().headers["X-Slipway-Version"] == "one"
 
 
-@pytest.mark.parametrize("pin", [{}, {"X-Slipway-Pin": "canary"}], ids=["users", "pinned"])
+@pytest.mark.parametrize("pin", [{}, {"X_Slipway_Pin": "canary"}], ids=["users", "pinned"])
 def test_drain_counts_the_requests_that_a_copy_still_answers(endpoint: Endpoint, pin: dict[str, str]) -> None:
     endpoint.apply(FULL_BP)
     copy = f"{endpoint.service}-two"
     assert endpoint.router.drain(endpoint.service, copy) == 0
 
-    def ask(_: int) -> httpx.Response:
-        return endpoint.ask({"seconds": 0.4}, **pin)
-
-    with ThreadPoolExecutor(3) as clients:
-        asked = [clients.submit(ask, number) for number in range(3)]
+    with contextlib.ExitStack() as stack:
+        asked = [stack.enter_context(endpoint.stream(**pin)) for _ in range(3)]
         wait_for(lambda: endpoint.router.drain(endpoint.service, copy) == 3, "three requests in flight")
-        assert all(future.result().is_success for future in asked)
-    assert endpoint.router.drain(endpoint.service, copy) == 0
+        endpoint.two.next_chunk.set()
+        for stream in asked:
+            stream.wait()
+        assert [stream.error for stream in asked] == [None] * 3
+    wait_for(lambda: endpoint.router.drain(endpoint.service, copy) == 0, "no request in flight")
 
 
 def test_a_connection_that_breaks_is_tried_again_for_an_idempotent_service(endpoint: Endpoint) -> None:
@@ -189,10 +191,10 @@ def test_only_an_idempotent_request_is_sent_again_and_then_to_stable(
 
 
 def test_a_copy_that_is_silent_for_too_long_loses_the_request(endpoint: Endpoint) -> None:
-    endpoint.apply(FULL_BP, silence_seconds=1, is_idempotent=False)
+    endpoint.apply(FULL_BP, silence_seconds=2, is_idempotent=False)
 
-    assert endpoint.ask({"seconds": 3}).status_code == 504
-    assert endpoint.ask({"chunks": 15}).text == "token" * 15, "an answer may take longer than its longest silence"
+    assert endpoint.ask({"seconds": 30}, timeout=60).status_code == 504
+    assert endpoint.ask({"chunks": 25}).text == "token" * 25, "an answer may take longer than its longest silence"
 
 
 def test_a_session_keeps_its_version_and_the_canary_only_wins_sessions_while_its_weight_rises(
@@ -201,7 +203,7 @@ def test_a_session_keeps_its_version_and_the_canary_only_wins_sessions_while_its
     names = [f"user-{number}" for number in range(200)]
 
     def canarys() -> set[str]:
-        with httpx.Client() as client, ThreadPoolExecutor(8) as clients:
+        with httpx.Client(timeout=60) as client, ThreadPoolExecutor(8) as clients:
             found = clients.map(lambda name: client.get(f"{endpoint.url}", headers={"X-User": name}), names)
             served = [answer.headers["X-Slipway-Version"] for answer in found]
         return {name for name, version in zip(names, served, strict=True) if version == "two"}

@@ -16,8 +16,8 @@ import pytest
 
 from pipelines.release.ports import FULL_BP, Arm
 from pipelines.settings import Settings
+from tests.ports import own_port, own_ranges
 from tests.steps import copy_server
-from tests.steps.copy_server import Server
 from tests.steps.envoy_case import Endpoint, running_endpoint, total, users
 from tests.steps.live import Load, wait_for
 
@@ -26,7 +26,7 @@ LARGE = {"prompt": "x" * 108_000}
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    settings = Settings(home=tmp_path_factory.mktemp("envoy"), service_ports="18600-18649", copy_ports="18650-18699")
+    settings = Settings(home=tmp_path_factory.mktemp("envoy"), **own_ranges())
     with running_endpoint(settings) as endpoint:
         yield endpoint
 
@@ -40,8 +40,7 @@ class Copy:
     """A canary in a process group of its own, in place of the endpoint's second server."""
 
     def __init__(self, folder: Path, endpoint: Endpoint) -> None:
-        with Server(0, "spare", "") as spare:
-            self.port = spare.port
+        self.port = own_port()
         (folder / "src").mkdir(parents=True)
         known = {"version": "two", "digest": "2" * 64, "answers": {}}
         (folder / "src" / "copy.json").write_text(json.dumps(known))

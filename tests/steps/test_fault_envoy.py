@@ -7,19 +7,18 @@ from pathlib import Path
 from pipelines.release.ports import Address, Target
 from pipelines.settings import Settings
 from tests.load.fault_envoy import between
+from tests.ports import own_port, own_ranges
 from tests.steps.envoy_case import running_endpoint
 from tests.steps.live import wait_for
 from tests.steps.release_stage import answers
 
-PORT = 18395
-
 
 def test_a_copy_behind_another_proxy_is_healthy_and_only_its_users_meet_the_fault(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home", service_ports="18300-18349", copy_ports="18350-18399")
-    with running_endpoint(settings) as endpoint, between(PORT, endpoint.two.port, 100):
+    settings, port = Settings(home=tmp_path / "home", **own_ranges()), own_port()
+    with running_endpoint(settings) as endpoint, between(port, endpoint.two.port, 100):
         endpoint.reset()
-        wait_for(lambda: answers(f"http://127.0.0.1:{PORT}"), "the second Envoy")
-        endpoint.canary = Target("docs-behind", Address("127.0.0.1", PORT))
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}"), "the second Envoy")
+        endpoint.canary = Target("docs-behind", Address("127.0.0.1", port))
         endpoint.apply(is_idempotent=False)
         wait_for(lambda: endpoint.ask(X_Slipway_Pin="canary").status_code == 200, "the canary is healthy")
         assert {endpoint.ask(X_Slipway_Pin="canary").status_code for _ in range(10)} == {200}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,19 +66,19 @@ def break_up(job: TrainingJob, pid: int) -> str:
     beat = Heartbeat(rank=0, pid=pid, attempt=0, step=41, phase=Phase.TRAINING)
     breaker = HangBreaker(job)
     assert breaker.look({0: beat}) is None
-    wait_for(lambda: breaker.look({0: beat}), "the hang is seen", 10.0)
+    wait_for(lambda: breaker.look({0: beat}), "the hang is seen")
     return breaker.stories[0]
 
 
 def test_its_stack_is_told_and_it_is_ended(job: TrainingJob, hanging: subprocess.Popen[str]) -> None:
     story = break_up(job, hanging.pid)
-    assert story.startswith("rank 0 hangs: nothing moved for 0 s while training after step 41")
+    assert re.match(r"rank 0 hangs: nothing moved for \d+ s while training after step 41", story)
     assert "in wait_for_a_peer_that_never_comes" in story
-    assert hanging.wait(timeout=10) == -signal.SIGKILL
+    assert hanging.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_a_stopped_process_is_called_that(job: TrainingJob, hanging: subprocess.Popen[str]) -> None:
     os.kill(hanging.pid, signal.SIGSTOP)
-    wait_for(lambda: psutil.Process(hanging.pid).status() == psutil.STATUS_STOPPED, "the process is stopped", 10.0)
+    wait_for(lambda: psutil.Process(hanging.pid).status() == psutil.STATUS_STOPPED, "the process is stopped")
     assert "its process is stopped, by a signal or a debugger" in break_up(job, hanging.pid)
-    assert hanging.wait(timeout=10) == -signal.SIGKILL
+    assert hanging.wait(timeout=60) == -signal.SIGKILL

@@ -26,6 +26,7 @@ from pipelines.inference.request import Completion, FinishReason, SamplingParams
 from pipelines.inference.sequence import SequenceState
 from pipelines.inference.text import REPLACEMENT, Detokenizer, StopFilter
 from tests.steps.conftest import CORPUS, make_model
+from tests.steps.engine_case import held
 
 TIMEOUT_SECONDS = 60
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34, 40, 1, 7, 16, 17, 32, 33, 50)
@@ -168,10 +169,11 @@ def test_streamed_pieces_are_the_answer_and_never_show_the_start_of_a_stop_seque
 
 def test_a_cancelled_request_stops_computing_and_frees_its_row(tiny_model_folder: Path) -> None:
     with Engine.load(tiny_model_folder, max_batch=1) as engine:
-        long, waiting = (engine.submit(prompt, SamplingParams(max_tokens=100)) for prompt in prompts_of((3, 4)))
-        next(iter(long))
-        long.cancel()
-        waiting.cancel()
+        with held(engine):
+            long, waiting = (engine.submit(prompt, SamplingParams(max_tokens=100)) for prompt in prompts_of((3, 4)))
+            next(iter(long))
+            long.cancel()
+            waiting.cancel()
         assert long.result(TIMEOUT_SECONDS).finish_reason == FinishReason.CANCELLED
         assert waiting.result(TIMEOUT_SECONDS).tokens == ()
         before = engine.num_passes
@@ -183,20 +185,23 @@ def test_a_cancelled_request_stops_computing_and_frees_its_row(tiny_model_folder
 
 def test_a_cancelled_request_gives_its_place_in_the_queue_away(tiny_model_folder: Path) -> None:
     with Engine.load(tiny_model_folder, max_batch=1, max_queue=2) as engine:
-        running = engine.submit((1,), SamplingParams(max_tokens=120))
-        next(iter(running))
-        waiting = [engine.submit((2,), SamplingParams(max_tokens=2)) for _ in range(2)]
-        waiting[0].cancel()
+        with held(engine):
+            running = engine.submit((1,), SamplingParams(max_tokens=120))
+            next(iter(running))
+            waiting = [engine.submit((2,), SamplingParams(max_tokens=2)) for _ in range(2)]
+            waiting[0].cancel()
         assert waiting[0].result(TIMEOUT_SECONDS).finish_reason == FinishReason.CANCELLED
         assert engine.submit((3,), SamplingParams(max_tokens=2)).result(TIMEOUT_SECONDS).tokens
         assert running.result(TIMEOUT_SECONDS).finish_reason == FinishReason.LENGTH
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(tiny_model_folder: Path) -> None:
-    with Engine.load(tiny_model_folder, max_batch=1, max_queue=2) as engine:
-        handles = []
+    with Engine.load(tiny_model_folder, max_batch=1, max_queue=2) as engine, held(engine):
+        next(iter(engine.submit((1,), SamplingParams(max_tokens=120))))
+        for _ in range(2):
+            engine.submit((1,), SamplingParams(max_tokens=120))
         with pytest.raises(QueueFull, match="2 requests wait already; try again in") as refused:
-            handles.extend(engine.submit((1,), SamplingParams(max_tokens=120)) for _ in range(20))
+            engine.submit((1,), SamplingParams(max_tokens=120))
         assert refused.value.retry_after_seconds > 0
         assert engine.num_waiting == 2
 
@@ -224,9 +229,11 @@ def test_leaving_a_stream_cancels_its_request(engine: Engine) -> None:
         stream = handle.__aiter__()
         await anext(stream)
         await stream.aclose()
+        let_go.set()
         return await handle.completion()
 
-    answer = asyncio.run(asyncio.wait_for(leave(), TIMEOUT_SECONDS))
+    with held(engine) as let_go:
+        answer = asyncio.run(asyncio.wait_for(leave(), TIMEOUT_SECONDS))
     assert answer.finish_reason == FinishReason.CANCELLED
 
 
@@ -311,10 +318,12 @@ def test_merged_streams_say_whose_piece_it_is_and_leaving_them_cancels_all(engin
         pieces = merge(handles)
         await anext(pieces)
         await pieces.aclose()
+        let_go.set()
         return [await handle.completion() for handle in handles]
 
     assert asyncio.run(read()) == [engine.generate(prompt, params).text for prompt in prompts]
-    assert {answer.finish_reason for answer in asyncio.run(leave())} == {FinishReason.CANCELLED}
+    with held(engine) as let_go:
+        assert {answer.finish_reason for answer in asyncio.run(leave())} == {FinishReason.CANCELLED}
 
 
 def test_an_answer_that_ends_before_its_first_token_is_invalid(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_first_machine_that_does_not_listen_yet_is_waited_for(store: Store) ->
     waiting.start()
     host, _, port = announced.endpoint.partition(":")
     with socket.create_server((host, int(port))):
-        waiting.join(timeout=30)
+        waiting.join(timeout=60)
     assert [place.endpoint for place in found if place] == [announced.endpoint]
 
 
@@ -90,7 +90,7 @@ def test_the_same_start_is_joined_once_and_the_next_one_too(store: Store, first:
     waiting = threading.Thread(target=lambda: found.append(joining.wait(SECOND)))
     waiting.start()
     again = Listener(store)
-    waiting.join(timeout=30)
+    waiting.join(timeout=60)
     again.server.close()
     assert [place.endpoint for place in found if place] == [again.place.endpoint]
 

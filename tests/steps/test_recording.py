@@ -177,6 +177,18 @@ def test_without_a_home_of_its_own_a_copy_records_nothing(
     assert "BENTOML_HOME" in caplog.text
 
 
+def test_where_nobody_could_read_it_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    monkeypatch.setenv(recordings.UNREAD, "1")
+    recorder = Recorder.of_worker(ServiceConfig(recorded_requests=5), 1)
+    recorder.note(completion("secret"))
+    recorder.close()
+    assert list(tmp_path.iterdir()) == []
+    assert "nobody could read recordings here" in caplog.text
+
+
 def test_a_home_that_is_gone_is_not_made_again_and_costs_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

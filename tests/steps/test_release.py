@@ -17,8 +17,9 @@ from pipelines.formats import bento
 from pipelines.ledger import Outcome, Phase
 from pipelines.release import adapters, orders
 from pipelines.release.local.router import is_free
-from pipelines.settings import Settings
+from pipelines.settings import Settings, parse_port_range
 from pipelines.steps import record, rollback, rollout
+from tests.ports import own_ranges
 from tests.steps.live import Load, wait_for
 from tests.steps.release_stage import MODEL, PHASES, Stage, answers, controlled, installed, serve_command
 
@@ -27,9 +28,7 @@ from tests.steps.release_stage import MODEL, PHASES, Stage, answers, controlled,
 def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger_url: str) -> Iterator[Stage]:
     """Return an installation without a controller."""
     monkeypatch.setattr(bento, "serve_command", serve_command)
-    settings = Settings(
-        home=tmp_path / "home", ledger=ledger_url, service_ports="18300-18349", copy_ports="18400-18449"
-    )
+    settings = Settings(home=tmp_path / "home", ledger=ledger_url, **own_ranges())
     with installed(settings, tmp_path / "scratch") as stage:
         yield stage
 
@@ -66,7 +65,10 @@ def test_a_second_version_replaces_the_first_under_load_without_a_failed_request
     assert (second.version, second.endpoint) == (2, first.endpoint)
     assert len(stage.copies()) == 1
     assert not stage.copies() & old
-    assert [port for port in range(18400, 18450) if not is_free(port)] == [18401]
+    ports = parse_port_range(stage.settings.copy_ports)
+    wait_for(
+        lambda: [port for port in ports if not is_free(port)] == [ports[1]], "only the second copy's port is taken"
+    )
 
 
 def test_running_the_same_release_again_says_that_it_serves_already(stage: Stage) -> None:
@@ -155,7 +157,6 @@ def test_a_rollback_after_promotion_is_there_within_five_seconds(stage: Stage) -
 def test_no_permit_in_time_rolls_back_as_aborted(stage: Stage) -> None:
     inputs = stage.inputs("one", "run-1", permit_timeout_seconds=1)
     waiting = rollout.begin("stage", inputs, stage.settings)
-    rollout.wait(waiting, stage.settings)
 
     def ended() -> bool:
         return ledger.read_rollout(stage.url, waiting.rollout).state.is_final
@@ -199,7 +200,8 @@ def test_a_killed_copy_is_supervised_back(stage: Stage, victims: str) -> None:
 def test_everything_comes_back_after_the_supervisor_was_restarted(stage: Stage) -> None:
     released = stage.release(stage.inputs("one", "run-1"))
     stage.supervisord.stop()
-    assert is_free(18400)
+    port = parse_port_range(stage.settings.copy_ports)[0]
+    wait_for(lambda: is_free(port), "the copy has ended")
     stage.supervisord.start()
 
     wait_for(lambda: answers(released.endpoint), "the copy is back")
@@ -210,4 +212,4 @@ def test_envoy_killed_has_its_weights_when_it_is_back(stage: Stage) -> None:
     stage.envoy.kill()
     stage.envoy.start()
 
-    wait_for(lambda: answers(released.endpoint), "the endpoint is back", seconds=3)
+    wait_for(lambda: answers(released.endpoint), "the endpoint is back")

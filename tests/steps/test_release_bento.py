@@ -15,6 +15,7 @@ from pipelines.settings import Settings
 from pipelines.spec import RolloutConfig
 from pipelines.step import RunInfo
 from pipelines.steps import record, rollback, rollout
+from tests.ports import own_ranges
 from tests.steps.conftest import make_model
 from tests.steps.live import wait_for
 from tests.steps.release_stage import QUICK, Stage, answers, controlled, installed
@@ -27,9 +28,7 @@ READY_SECONDS = 120.0
 @pytest.fixture
 def stage(tmp_path: Path, ledger_url: str) -> Iterator[Stage]:
     """Return an installation whose controller is at work."""
-    settings = Settings(
-        home=tmp_path / "home", ledger=ledger_url, service_ports="18700-18749", copy_ports="18800-18849"
-    )
+    settings = Settings(home=tmp_path / "home", ledger=ledger_url, **own_ranges())
     with installed(settings, tmp_path / "scratch") as made, controlled(made, MODEL_NAME):
         yield made
 

@@ -11,6 +11,8 @@ from pipelines.errors import RolledBack
 from pipelines.formats import bento, recordings
 from pipelines.formats.requests import RecordedRequest
 from pipelines.settings import Settings
+from tests.ports import own_ranges
+from tests.steps.live import wait_for
 from tests.steps.release_stage import Stage, controlled, installed, serve_command
 
 LONG = [RecordedRequest(path="/v1/completions", prompt=f"{number} " + "x" * 1000) for number in range(40)]
@@ -21,9 +23,7 @@ FAILS_FOR_LONG_PROMPTS = {"longest_prompt": 500}
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger_url: str) -> Iterator[Stage]:
     """Return an installation whose controller is at work."""
     monkeypatch.setattr(bento, "serve_command", serve_command)
-    settings = Settings(
-        home=tmp_path / "home", ledger=ledger_url, service_ports="18850-18899", copy_ports="18900-18949"
-    )
+    settings = Settings(home=tmp_path / "home", ledger=ledger_url, **own_ranges())
     with installed(settings, tmp_path / "scratch") as made, controlled(made):
         yield made
 
@@ -48,4 +48,4 @@ def test_with_nothing_recorded_the_same_version_is_promoted_and_a_stopped_copy_l
 ) -> None:
     recordings.write(recordings.path_of(old_home, 1), [])
     stage.release(stage.inputs("two", "run-2", habits=FAILS_FOR_LONG_PROMPTS, shadow_seconds=1))
-    assert not old_home.exists()
+    wait_for(lambda: not old_home.exists(), "nothing is left of the old copy")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pipelines.training.strategies import rounds
 from pipelines.training.strategies.rounds import Rounds
 
-SOON = 1.0
+SOON = 2.0
 LONG = 120.0
 
 

@@ -25,6 +25,7 @@ from pipelines.formats.metrics import ServiceCounters
 from pipelines.formats.requests import GoldenRequest, read_requests
 from pipelines.steps import package
 from pipelines.store import Store
+from tests.ports import own_port
 from tests.steps import serving
 from tests.steps.serving import MODEL_NAME
 
@@ -104,13 +105,13 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 
 @pytest.mark.parametrize("path", ["/v1/models", "/provenance", "/readyz", "/livez", "/metrics", "/nothing"])
 def test_every_response_says_version_and_digest(served: Served, path: str) -> None:
-    answer = httpx.get(f"{served.url}{path}")
+    answer = httpx.get(f"{served.url}{path}", timeout=60)
     assert answer.headers[headers.VERSION] == served.result.tag.partition(":")[2]
     assert answer.headers[headers.DIGEST] == served.result.model_digest
 
 
 def test_provenance_is_that_of_the_served_files(served: Served) -> None:
-    content = httpx.get(f"{served.url}/provenance").json()
+    content = httpx.get(f"{served.url}/provenance", timeout=60).json()
     assert content["digest"] == content["model_digest"] == served.result.model_digest
     assert content["version"] == served.result.tag.partition(":")[2]
 
@@ -355,7 +356,7 @@ def test_a_refusal_is_counted_as_an_error(served: Served) -> None:
 
 
 def test_nothing_is_ready_before_the_model_is_loaded(packaged: tuple[Path, package.Result], tmp_path: Path) -> None:
-    port = serving.free_port()
+    port = own_port()
     process, _ = serving.start(packaged[0], tmp_path / "home", port)
     answers: list[httpx.Response] = []
 
@@ -380,7 +381,7 @@ def test_altered_files_are_named_and_never_served(
     data = bytearray(altered.read_bytes())
     data[-1] ^= 1
     altered.write_bytes(data)
-    process, log = serving.start(folder, tmp_path / "home", serving.free_port())
+    process, log = serving.start(folder, tmp_path / "home", own_port())
     try:
         serving.wait_until(lambda: process.poll() is not None, "the service gives up")
     finally:

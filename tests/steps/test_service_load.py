@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from pipelines.inference.engine import Engine
 from pipelines.inference.errors import EngineStopped
 from pipelines.inference.model import load_model
 from pipelines.spec import ServiceConfig
+from tests.steps.engine_case import held
 
 DEADLINE_SECONDS = 60.0
 LONG = {"prompt": "Return the value", "max_tokens": 100, "temperature": 0}
@@ -118,7 +120,8 @@ def test_a_stopping_service_says_so(service: Service) -> None:
             assert (await running).status_code == 503
             return await client.post("/v1/completions", json=LONG)
 
-    answer = asyncio.run(story())
+    with held(service.engine):
+        answer = asyncio.run(story())
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
     assert "retry-after" in answer.headers
 
@@ -136,7 +139,8 @@ def test_a_stream_that_breaks_says_so_before_it_breaks(service: Service) -> None
             await service.app(_scope(), _receive({**LONG, "stream": True}, gone=asyncio.Event()), send)
         return b"".join(message.get("body", b"") for message in sent)
 
-    body = asyncio.run(story())
+    with held(service.engine):
+        body = asyncio.run(story())
     *_, last = body.strip().split(b"\n\n")
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "stopping"
     assert b"[DONE]" not in body
@@ -144,7 +148,7 @@ def test_a_stream_that_breaks_says_so_before_it_breaks(service: Service) -> None
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_client_that_leaves_stops_the_computing(service: Service, stream: bool) -> None:
-    async def story() -> None:
+    async def story(let_go: threading.Event) -> None:
         gone = asyncio.Event()
 
         async def send(message: dict[str, Any]) -> None:
@@ -156,9 +160,11 @@ def test_a_client_that_leaves_stops_the_computing(service: Service, stream: bool
         if not stream:
             gone.set()
         await call
+        let_go.set()
         await service.until_idle()
 
-    asyncio.run(story())
+    with held(service.engine) as let_go:
+        asyncio.run(story(let_go))
     assert service.engine.num_passes < LONG["max_tokens"]
     assert service.count("slipway_requests_total", endpoint="/v1/completions", code="499") == 1
 
@@ -204,13 +210,15 @@ def test_a_failure_in_mid_stream_is_the_server_s(service: Service, monkeypatch: 
 
 
 def test_the_time_limit_is_the_server_s_failure_and_stops_the_computing(service: Service) -> None:
-    async def story() -> None:
+    async def story(let_go: threading.Event) -> None:
         transport = httpx.ASGITransport(app=TimeoutMiddleware(service.app, timeout=0.001))
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             assert (await client.post("/v1/completions", json=LONG)).status_code == 504
+        let_go.set()
         await service.until_idle()
 
-    asyncio.run(story())
+    with held(service.engine) as let_go:
+        asyncio.run(story(let_go))
     assert service.engine.num_passes < LONG["max_tokens"]
     assert service.count("slipway_requests_total", endpoint="/v1/completions", code="504") == 1
     assert service.count("slipway_errors_total", kind="timeout") == 1

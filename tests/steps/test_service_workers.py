@@ -95,6 +95,7 @@ def test_two_workers_share_the_work_and_a_killed_one_loses_neither_counts_nor_it
 
     first, second = copy.workers()
     os.kill(first, signal.SIGKILL)
+    serving.wait_until(lambda: first not in copy.workers(), "the worker is dead")
     for path in (copy.home / recordings.FOLDER).glob("*.jsonl"):
         path.unlink()
     seen = [num_asked]

@@ -16,6 +16,7 @@ from pipelines.store import Store
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import Reading
 from pipelines.training.nodes import Place
+from pipelines.training.supervision import telemetry
 from pipelines.training.supervision.telemetry import Snapshot, StatsdSink, Telemetry, TensorBoardSink
 from pipelines.training.supervision.usage import Usage
 
@@ -95,8 +96,10 @@ class Gateway(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway() -> Iterator[HTTPServer]:
-    """Serve a Pushgateway."""
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    """Serve a Pushgateway, to which nobody pushes twice."""
+    monkeypatch.setattr(telemetry, "PUSH_SECONDS", 3600.0)
+    monkeypatch.setattr(telemetry, "_TIMEOUT_SECONDS", 60.0)
     Gateway.requests = []
     with HTTPServer(("127.0.0.1", 0), Gateway) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -125,10 +128,10 @@ def test_a_pushgateway_has_the_newest_numbers_until_the_training_ends(
     tmp_path: Path, store: Store, gateway: HTTPServer
 ) -> None:
     address = f"127.0.0.1:{gateway.server_port}"
-    telemetry = Telemetry.of(make_job(tmp_path, store), Settings(pushgateway=address))
-    telemetry.show(snapshot(reading(1), reading(2, 4.5)))
-    telemetry.show(snapshot(reading(3)))
-    telemetry.close()
+    shown = Telemetry.of(make_job(tmp_path, store), Settings(pushgateway=address))
+    shown.show(snapshot(reading(1), reading(2, 4.5)))
+    shown.show(snapshot(reading(3)))
+    shown.close()
     (pushed, path, text), (deleted, _, _) = Gateway.requests  # the second reading came too soon after the first
     assert (pushed, deleted) == ("PUT", "DELETE")
     assert path == "/metrics/job/slipway_training/model/tiny"
@@ -141,7 +144,7 @@ def test_a_pushgateway_has_the_newest_numbers_until_the_training_ends(
 def test_statsd_has_the_newest_numbers() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        server.settimeout(10)
+        server.settimeout(60)
         sink = StatsdSink(f"127.0.0.1:{server.getsockname()[1]}", "tiny")
         sink.show(snapshot(reading(2)))
         sink.close()
@@ -154,9 +157,9 @@ def test_a_server_that_is_away_is_told_once_and_disturbs_nothing(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, but nobody listens
         settings = Settings(pushgateway=f"127.0.0.1:{closed.getsockname()[1]}", statsd="no-such-host.invalid:8125")
-        telemetry = Telemetry.of(make_job(tmp_path, store), settings)
-        telemetry.show(snapshot(reading(1)))
-        telemetry.close()
+        shown = Telemetry.of(make_job(tmp_path, store), settings)
+        shown.show(snapshot(reading(1)))
+        shown.close()
     for name in ("PushgatewaySink", "StatsdSink"):
         assert caplog.text.count(f"{name} does not get its numbers") == 1
     assert losses(store) == [(1, 5.0)]
@@ -173,7 +176,7 @@ def test_only_a_trainings_first_machine_is_watched(
     change: dict[str, object], tmp_path: Path, store: Store, gateway: HTTPServer
 ) -> None:
     job = make_job(tmp_path, store).model_copy(update=change)
-    telemetry = Telemetry.of(job, Settings(pushgateway=f"127.0.0.1:{gateway.server_port}"))
-    telemetry.show(snapshot(reading(1)))
-    telemetry.close()
+    shown = Telemetry.of(job, Settings(pushgateway=f"127.0.0.1:{gateway.server_port}"))
+    shown.show(snapshot(reading(1)))
+    shown.close()
     assert (Gateway.requests, store.list("runs")) == ([], [])

@@ -37,13 +37,13 @@ class RememberingDatabases:
 
 
 class Saved:
-    """An installation's store and its backups, in one folder."""
+    """An installation's store in a folder, and its backups in it too, or at a URL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backup: str = "") -> None:
         self.folder = folder
         self.home = folder / "new-home"
         self.main = Store(f"file://{folder / 'home' / 'store'}")
-        self.store = Store(f"file://{folder / 'backup'}", setting="SLIPWAY_BACKUP")
+        self.store = Store(backup or f"file://{folder / 'backup'}", setting="SLIPWAY_BACKUP")
         self.scratch = folder / "scratch"
         self.scratch.mkdir(parents=True)
         self.objects = Objects(self.store, self.scratch)

@@ -79,6 +79,10 @@ class Faults:
     before: Callable[[str], None] = lambda _call: None
     after: Callable[[str], None] = lambda _call: None
 
+    def __reduce__(self) -> tuple[type[Faults], tuple[()]]:
+        """Let a copy of a world begin without faults."""
+        return Faults, ()
+
     def run(self, call: str, work: Callable[[], Found]) -> Found:
         self.calls.append(call)
         self.before(call)

@@ -6,7 +6,6 @@ A ledger may have a clock of its own, which only a test moves.
 from __future__ import annotations
 
 import functools
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +47,10 @@ def _prepare(connection: Any, _record: object) -> None:
 
 
 @functools.cache
-def _template() -> Path:
+def _template() -> bytes:
     path = Path(tempfile.mkdtemp()) / "ledger.db"
     ledger.migrate(f"sqlite:///{path}")
-    return path
+    return path.read_bytes()
 
 
 @functools.cache
@@ -59,16 +58,17 @@ def _default_path() -> Path:
     return Path(tempfile.mkdtemp()) / "ledger.db"
 
 
-def new_ledger(path: Path | None = None, clock: Clock | None = None) -> str:
-    """Make an empty ledger and return its URL.
+def new_ledger(path: Path | None = None, clock: Clock | None = None, content: bytes = b"") -> str:
+    """Make a ledger and return its URL.
 
     Args:
         path: of its file; None: always the same one, emptied. That is quicker, for compiled statements are kept.
         clock: what time it is; None: the machine's.
+        content: of another ledger's file, whose copy it is; none: it is empty.
     """
     path = path or _default_path()
     url = f"sqlite:///{path}"
     engine(url).dispose()
-    shutil.copy(_template(), path)
+    path.write_bytes(content or _template())
     _clocks[str(path)] = clock
     return url

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from pipelines import ledger
+from pipelines.errors import ArtifactCorrupt, SlipwayError, StoreRefused
 from pipelines.formats.headers import Traffic
 from pipelines.ledger import Outcome, Phase, Version
 from pipelines.release.ports import Address, Arm, Capability, FleetError, Tally
@@ -97,6 +98,26 @@ def test_a_champion_that_changed_since_evaluate_refuses_the_candidate(world: Wor
 
     assert (late.state.phase, late.state.outcome) == (Phase.ROLLED_BACK, Outcome.REFUSED)
     assert late.state.detail == "the champion changed since evaluate: now version 1; clear from evaluate"
+
+
+TROUBLES = [
+    pytest.param(ArtifactCorrupt("its bytes differ"), (Phase.ROLLED_BACK, Outcome.REFUSED), id="its-own-bytes"),
+    pytest.param(StoreRefused("no permission"), (Phase.STAGE, Outcome.NONE), id="a-store-that-would-refuse-any"),
+]
+
+
+@pytest.mark.parametrize(("trouble", "ended"), TROUBLES)
+def test_only_what_tells_against_the_candidate_refuses_it(
+    world: World, trouble: SlipwayError, ended: tuple[Phase, Outcome]
+) -> None:
+    def fail_to_start(call: str) -> None:
+        if call.startswith("start "):
+            raise trouble
+
+    world.faults.before = fail_to_start
+    state = world.release("one").state
+    assert (state.phase, state.outcome) == ended
+    assert str(trouble) in state.detail + state.hold_reason
 
 
 def test_wrong_golden_answers_are_refused_before_any_user(world: World) -> None:
