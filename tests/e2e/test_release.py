@@ -57,7 +57,7 @@ def test_a_better_version_goes_out_by_canary_and_every_verdict_can_be_computed_a
     spec = str(stack.settings.models_dir / "tiny.yaml")
     before = serving(endpoint)
     with users(endpoint, tmp_path / "users.jsonl", rate=8):
-        done = stack.run("run", "--spec", spec, "--seed", "7", "--max-steps", "22", timeout=RUN_SECONDS)
+        done = stack.run("run", "--spec", spec, "--seed", "7", "--max-steps", "40", timeout=RUN_SECONDS)
     assert done.returncode == 0, done.stdout
 
     exchanges = read_ledger(tmp_path / "users.jsonl")

@@ -18,22 +18,26 @@ BAD = {Outcome.WORSE, Outcome.UNHEALTHY}
 
 
 @pytest.mark.parametrize(
-    ("habits", "outcomes"),
+    ("habits", "rules", "outcomes"),
     [
-        pytest.param({}, {Outcome.PROMOTED}, id="the-control-is-promoted"),
-        pytest.param({"is_ready": False}, {Outcome.UNHEALTHY}, id="never-ready"),
-        pytest.param({"longest_prompt": 500}, {Outcome.WORSE}, id="fails-for-long-prompts"),
-        pytest.param({"most_at_once": 1}, {Outcome.WORSE}, id="slow-under-load"),
-        pytest.param({"leak_mib": 1, "memory_mib": 40}, BAD, id="grows-until-its-memory-limit"),
+        pytest.param({}, {}, {Outcome.PROMOTED}, id="the-control-is-promoted"),
+        pytest.param({"is_ready": False}, {"ready_timeout_seconds": 10}, {Outcome.UNHEALTHY}, id="never-ready"),
+        pytest.param({"longest_prompt": 500}, {}, {Outcome.WORSE}, id="fails-for-long-prompts"),
+        pytest.param({"most_at_once": 1}, {"bake_seconds": 60}, {Outcome.WORSE}, id="slow-under-load"),
+        pytest.param({"leak_mib": 1, "memory_mib": 40}, {}, BAD, id="grows-until-its-memory-limit"),
     ],
 )
 def test_a_candidate_that_misbehaves_goes_back(
-    stage: Stage, controller: ControllerProcess, habits: dict[str, Any], outcomes: set[Outcome]
+    stage: Stage,
+    controller: ControllerProcess,
+    habits: dict[str, Any],
+    rules: dict[str, Any],
+    outcomes: set[Outcome],
 ) -> None:
+    """A latency is judged from the 30th look at stable on, so who is slow must stay for longer."""
     first = stage.release(stage.inputs("one", "run-1"))
     with Load(f"{first.endpoint}/v1/completions", clients=8) as load:
-        impatient = {"ready_timeout_seconds": 10} if outcomes == {Outcome.UNHEALTHY} else {}
-        rollout = let_go(stage, stage.inputs("two", "run-2", habits=habits, **RULES, **impatient))
+        rollout = let_go(stage, stage.inputs("two", "run-2", habits=habits, **{**RULES, **rules}))
         found = ended(stage, rollout)
     state, served = found.state, httpx.get(f"{first.endpoint}/provenance", trust_env=False).headers
 
