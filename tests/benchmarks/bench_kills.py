@@ -32,7 +32,7 @@ BAR_RESTART = 1.5
 EVERY_STEPS = 25
 """Steps between checkpoints."""
 
-LONGEST_SECONDS = 0.3
+LONGEST_SECONDS = 1.5
 """A kill comes at a random moment of so many seconds after the first new step."""
 
 STEPS_PER_KILL = 150
@@ -89,7 +89,10 @@ def cold_start(case: TrainingCase, run_id: str) -> float:
     """Return how long a new training takes to its first step, then end it."""
     since = time.time()
     with case.started(case.info(run_id, force=True)) as step:
-        return first_reading(case, step, since).at - since
+        seconds = first_reading(case, step, since).at - since
+        ranks = processes_below(step.pid, RANK_MODULE)
+    psutil.wait_procs(ranks, timeout=DEADLINE_SECONDS)  # else their last readings were those of the next one
+    return seconds
 
 
 def kill_once(case: TrainingCase, step: subprocess.Popen[str], chance: random.Random) -> Recovery:
