@@ -14,14 +14,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import multiprocessing
 
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.job import TrainingJob
+from tests.rank_processes import run_ranks
 from tests.training_case import make_case
 
 RANKS = 2
-DEADLINE_SECONDS = 400.0
 SMALL = {
     "hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 2, "num_key_value_heads": 2,
     "context_length": 32,
@@ -92,22 +91,12 @@ def place_all(folder: Path, scenarios: list[Scenario]) -> Placed:
     placed = Placed(folder)
     for scenario in scenarios:
         placed.job(scenario).save()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.training.loop", "pipelines.training.strategies", __name__])
-    processes = [context.Process(target=_be_rank, args=(rank, folder, scenarios), daemon=True) for rank in range(RANKS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(DEADLINE_SECONDS)
-    assert [process.exitcode for process in processes] == [0] * RANKS
+    run_ranks(RANKS, _be_rank, folder, scenarios)
     return placed
 
 
 def _be_rank(rank: int, folder: Path, scenarios: list[Scenario]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RESTART_COUNT": "0"}
     os.environ |= {"WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS)}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
-    torch.set_num_threads(1)
     for scenario in scenarios:
         _begin_and_publish(rank, Placed(folder).job(scenario), scenario)
 

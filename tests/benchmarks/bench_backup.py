@@ -18,7 +18,7 @@ from pipelines.backup.contents import folder_sources
 from pipelines.backup.manifest import SavedFile
 from pipelines.backup.objects import Objects
 from pipelines.store import Store
-from tests.benchmarks.medians import median_with_interval
+from tests.benchmarks.figures import Figure
 
 NUM_FILES = 40
 FILE_BYTES = (1 << 30) // NUM_FILES
@@ -87,10 +87,10 @@ def main(rounds: int = 9, folder: str | None = None) -> int:
         f"10 % changed: {num_second} of {NUM_FILES} files, {second_bytes / 1e6:.0f} MB written, {second_seconds:.1f} s"
     )
     plain_rate, verify_rate = (statistics.median(column) for column in zip(*rates, strict=True))
-    ratio, low, high = median_with_interval(ratios)
+    ratio = Figure.median(ratios)
     print(f"sequential read {plain_rate:.0f} MB/s, verification {verify_rate:.0f} MB/s (medians of {rounds})")
-    print(f"verification / sequential read: {ratio:.2f} (95 % {low:.2f}-{high:.2f}), limit {LIMIT}")
-    return int(num_second != CHANGED or ratio < LIMIT)
+    print(f"verification / sequential read: {ratio.told(digits=2)}, limit {LIMIT}")
+    return int(num_second != CHANGED or ratio.value < LIMIT)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pipelines.training.checkpoints.checkpointer import Checkpointer
 from pipelines.training.checkpoints.folder import CheckpointFolder
 from pipelines.training.checkpoints.state import TrainingState
 from pipelines.training.strategies.single import SingleRank
-from tests.benchmarks.training_figures import Figure, circumstances
+from tests.benchmarks.figures import Figure, circumstances
 from tests.checkpoint_case import CPU, FOLDER, Case, flip_a_byte
 
 LAYERS, WIDTH = 8, 2048

@@ -30,8 +30,8 @@ from pipelines.formats.shards import EncodedDocument, TokenShards, write_shards
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.job import TrainingJob
 from pipelines.training.metrics import read_metrics
+from tests.benchmarks.figures import Figure, circumstances
 from tests.benchmarks.slow_link import ADDRESSES, DEVICE, slow_link
-from tests.benchmarks.training_figures import Figure, circumstances
 
 SPEED_BAR, LOSS_BAR = 10.0, 0.01
 END, VOCABULARY_SIZE = 256, 257

@@ -25,7 +25,7 @@ import psutil
 from pipelines.errors import ExitCode
 from pipelines.training.launch import RANK_MODULE
 from pipelines.training.metrics import Reading, read_metrics
-from tests.benchmarks.training_figures import Figure, circumstances
+from tests.benchmarks.figures import Figure, circumstances
 from tests.training_case import DEADLINE_SECONDS, TrainingCase, make_case, processes_below, wait_for
 
 BAR_RESTART = 1.5

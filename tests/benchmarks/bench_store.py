@@ -24,7 +24,7 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
 from pipelines.storage.parts import in_order
 from pipelines.store import Store
-from tests.benchmarks.medians import median_with_interval
+from tests.benchmarks.figures import Figure
 
 LARGE_BYTES = 128 << 20
 NUM_SMALL, SMALL_BYTES = 100, 20_000
@@ -134,10 +134,10 @@ def main(rounds: int = 10) -> int:
             pairs = measured(ours, theirs, rounds)
             ratios = [peer / own for own, peer in pairs]
             own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-            ratio, low, high = median_with_interval(ratios)
-            is_kept &= ratio >= LIMIT
+            ratio = Figure.median(ratios)
+            is_kept &= ratio.value >= LIMIT
             print(f"{name}: store {own:.2f} s, boto3 {peer:.2f} s (medians of {rounds}); ", end="")
-            print(f"speed of the store / boto3 {ratio:.2f} (95 % {low:.2f}-{high:.2f}), limit {LIMIT}", flush=True)
+            print(f"speed of the store / boto3 {ratio.told(digits=2)}, limit {LIMIT}", flush=True)
     return int(not is_kept)
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.settings import REPOSITORY
-from tests.benchmarks.training_figures import Figure, circumstances
+from tests.benchmarks.figures import Figure, circumstances
 from tests.benchmarks.training_loading import step_ratios, throughput_ratios
 from tests.benchmarks.training_peers import install_peers
 from tests.benchmarks.training_tax import SIZES

@@ -1,4 +1,4 @@
-"""What the benchmarks of training say: a median with its interval, and whether a bar is held."""
+"""What benchmarks say: a median with its interval, and whether a bar is held."""
 
 from __future__ import annotations
 
