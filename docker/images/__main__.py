@@ -35,6 +35,8 @@ def _read_order() -> Order:
     except ValidationError as error:
         problem = error.errors()[0]
         raise BadInput(f"{str(problem['loc'][0]).upper()}: {problem['msg']}, got {problem['input']!r}") from error
+    if order.push and not order.registry:
+        raise BadInput("PUSH: REGISTRY is empty; say whose: make images PUSH=1 REGISTRY=registry.example.com/ml")
     if unknown := sorted(set(order.images.split()) - recipes().keys()):
         raise BadInput(f"IMAGES: unknown image {unknown[0]!r}; known images: {', '.join(recipes())}")
     return order
@@ -46,7 +48,7 @@ def _build(running: engine.Engine, order: Order) -> None:
         references.append(build.build_bento(running, order, Path(order.bento).resolve()))
     for reference in references:
         if order.push:
-            running.show("push", "--quiet", reference)
+            build.push(running, reference)
         if order.save:
             print(build.save(running, reference, Path(order.save)), flush=True)
 

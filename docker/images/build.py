@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from images import base, context, lock, wheels
-from images.engine import Engine
+from images.engine import Engine, EngineError
 from images.order import Order
 from images.recipes import REPOSITORY, Recipe
 
@@ -37,6 +37,23 @@ def build_bento(engine: Engine, order: Order, bento: Path) -> str:
         _build(engine, Path(folder), reference, labels)
     _tell(engine, reference, time.monotonic() - started)
     return reference
+
+
+def push(engine: Engine, reference: str) -> None:
+    """Hand an image to the registry that its name begins with.
+
+    Raises:
+        EngineError: with the registry's words, and what to do.
+    """
+    try:
+        engine.call("push", "--quiet", reference)
+    except EngineError as error:
+        registry = reference.partition("/")[0]
+        raise EngineError(
+            f"{error}; {reference} is built and was not pushed: is {registry} up, is `docker login {registry}` done, "
+            "and may this user push there?"
+        ) from error
+    print(f"{reference} is pushed", flush=True)
 
 
 def save(engine: Engine, reference: str, folder: Path) -> Path:

@@ -32,6 +32,11 @@ class Access:
         return f"context {self.context!r} of {self.file}" if self.context else f"the current context of {self.file}"
 
 
+def is_in_a_pod() -> bool:
+    """Return whether this process runs in a pod of a cluster, by what every node tells its pods."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def access(settings: Settings) -> Access:
     """Return how this process reaches the API.
 
@@ -39,7 +44,7 @@ def access(settings: Settings) -> Access:
     said anything uses its own account; a process elsewhere what kubectl would use.
     """
     said = os.environ.get("KUBECONFIG")
-    if not (settings.kubernetes_context or said) and "KUBERNETES_SERVICE_HOST" in os.environ:
+    if not (settings.kubernetes_context or said) and is_in_a_pod():
         return Access(None, None)
     return Access(said or str(Path.home() / ".kube" / "config"), settings.kubernetes_context or None)
 

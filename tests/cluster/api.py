@@ -16,7 +16,10 @@ from tests.cluster.kinds import Kinds
 from tests.cluster.selectors import Object
 from tests.cluster.verbs import Verbs
 
-_VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0", "platform": "linux/amd64"}
+_VERSION = {
+    "major": "1", "minor": "36", "gitVersion": "v1.36.0", "gitCommit": "0" * 40, "gitTreeState": "clean",
+    "buildDate": "2026-04-15T00:00:00Z", "goVersion": "go1.26", "compiler": "gc", "platform": "linux/amd64",
+}  # fmt: skip
 _REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _OPEN = ("/version", "/healthz", "/livez", "/readyz")
 

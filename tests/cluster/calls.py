@@ -38,6 +38,9 @@ class Call:
     namespace: str
     name: str = ""
     subresource: str = ""
+    path: str = ""
+    """What stands behind the subresource: where `proxy` leads."""
+
     query: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
     body: bytes = b""
@@ -85,14 +88,14 @@ def parse(kinds: Kinds, method: str, target: str, content_type: str, body: bytes
     if rest[0] == NAMESPACE.plural and len(rest) > 2 and rest[2] not in NAMESPACE.subresources:
         namespace, rest = rest[1], rest[2:]
     kind = kinds.find(group, version, rest[0])
-    if kind is None or len(rest) > 3:
-        raise refusals.no_such_page()
-    name, subresource = [*rest[1:], "", ""][:2]
-    if subresource and subresource not in kind.subresources:
+    name, subresource, *further = [*rest[1:], "", ""]
+    path = "/".join(further).rstrip("/")
+    if kind is None or (subresource and subresource not in kind.subresources) or (path and subresource != "proxy"):
         raise refusals.no_such_page()
     query = dict(parse_qsl(url.query))
     verb = _verb(method, name, query)
-    return Call(verb, kind, namespace, name, subresource, query, content_type.partition(";")[0].strip(), body)
+    media_type = content_type.partition(";")[0].strip()
+    return Call(verb, kind, namespace, name, subresource, path, query, media_type, body)
 
 
 def _verb(method: str, name: str, query: Mapping[str, str]) -> str:

@@ -242,8 +242,9 @@ class Cluster(Running):
         return runner
 
     def _variables_of(self, pod: Object) -> dict[str, str]:
-        """Return what each container finds: its host name, and a kubeconfig in place of the mounted token."""
+        """Return what each container finds: host name, API server, and a kubeconfig in place of the mounted token."""
         variables = {"HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"]}
+        variables |= {"KUBERNETES_SERVICE_HOST": f"{self.network}.0.1", "KUBERNETES_SERVICE_PORT": str(API_PORT)}
         if pod["spec"].get("automountServiceAccountToken", True):
             namespace = pod["metadata"]["namespace"]
             user = service_account(namespace, pod["spec"]["serviceAccountName"])

@@ -62,7 +62,12 @@ class Faults:
     """
 
     def __init__(
-        self, seed: int, rate: float = 0.1, kinds: frozenset[Fault] = frozenset(Fault), silence_seconds: float = 2.0
+        self,
+        seed: int,
+        rate: float = 0.1,
+        kinds: frozenset[Fault] = frozenset(Fault),
+        silence_seconds: float = 2.0,
+        life_seconds: float = 1.0,
     ) -> None:
         """Set up a schedule.
 
@@ -71,12 +76,14 @@ class Faults:
             rate: share of calls and of pods that fail.
             kinds: what may happen.
             silence_seconds: how long a client waits for a lost answer.
+            life_seconds: longest life of a container whose pod is killed.
         """
         self.seed = seed
         self.rate = rate
         self.done: Counter[Fault] = Counter()
         self._kinds = kinds
         self._silence_seconds = silence_seconds
+        self._life_seconds = life_seconds
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -97,7 +104,7 @@ class Faults:
                 raise NoAnswer(self._silence_seconds)
         answer = serve()
         if fault is Fault.LOST_WATCH and answer.stream is not None:
-            return replace(answer, stream=_cut(answer.stream))
+            return replace(answer, stream=self._cut(answer.stream))
         return answer
 
     def kills(self) -> float | None:
@@ -106,7 +113,7 @@ class Faults:
         if Fault.KILLED_POD not in self._kinds or draw.random() >= self.rate:
             return None
         self._note(Fault.KILLED_POD)
-        return draw.uniform(0.0, 1.0)
+        return draw.uniform(0.0, self._life_seconds)
 
     def _next(self, call: Call) -> Fault | None:
         is_stream = call.verb == "watch" or call.flag("follow")
@@ -118,8 +125,18 @@ class Faults:
         if not possible or draw.random() >= self.rate:
             return None
         fault = draw.choice(possible)
-        self._note(fault)
+        if fault is not Fault.LOST_WATCH:
+            self._note(fault)
         return fault
+
+    def _cut(self, stream: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the beginning of a stream: until something has come, then it breaks."""
+        for part in stream:
+            if part:
+                yield part[: len(part) // 2]
+                self._note(Fault.LOST_WATCH)
+                raise Cut
+            yield part
 
     def _draw(self, what: str) -> random.Random:
         with self._lock:
@@ -134,12 +151,3 @@ class Faults:
 
 NO_FAULTS = Faults(0, rate=0.0)
 """A schedule in which nothing fails."""
-
-
-def _cut(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the beginning of a stream: until something has come, then it breaks."""
-    for part in stream:
-        if part:
-            yield part[: len(part) // 2]
-            raise Cut
-        yield part

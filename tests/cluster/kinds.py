@@ -35,7 +35,7 @@ class Kind:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
-POD = Kind("", "v1", "Pod", "pods", subresources=("status", "log", "eviction", "binding", "exec"))
+POD = Kind("", "v1", "Pod", "pods", subresources=("status", "log", "eviction", "binding", "exec", "proxy"))
 EVENT = Kind("", "v1", "Event", "events")
 NODE = Kind("", "v1", "Node", "nodes", is_namespaced=False, subresources=("status",))
 NAMESPACE = Kind("", "v1", "Namespace", "namespaces", is_namespaced=False, subresources=("status",))

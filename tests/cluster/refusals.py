@@ -90,6 +90,11 @@ def gone(version: int) -> Refused:
     return Refused(410, "Expired", f"too old resource version: {version}")
 
 
+def unreachable(message: str) -> Refused:
+    """A pod to which a request should go on does not answer."""
+    return Refused(503, "ServiceUnavailable", message)
+
+
 def too_many_requests(message: str) -> Refused:
     """A disruption budget is used up."""
     return Refused(429, "TooManyRequests", message)

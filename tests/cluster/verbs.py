@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+
 from tests.cluster import admission, deletion, patches, refusals, streams
 from tests.cluster.calls import Answer, Call
 from tests.cluster.kinds import POD
@@ -28,6 +30,7 @@ class Verbs:
         """
         special: dict[tuple[str, str], Callable[[Call], Answer]] = {
             ("get", "log"): self._log,
+            ("get", "proxy"): self._proxy,
             ("create", "eviction"): self._evict,
             ("get", "scale"): self._scale,
             ("update", "scale"): self._rescale,
@@ -125,6 +128,15 @@ class Verbs:
         pod = self._store.get(POD, call.namespace, call.name)
         stream = streams.log(self._kubelet.runner(pod), pod, call)
         return Answer(200, stream=stream, content_type="text/plain")
+
+    def _proxy(self, call: Call) -> Answer:
+        name, _, port = call.name.partition(":")
+        address = self._store.get(POD, call.namespace, name)["status"].get("podIP", "")
+        try:
+            answer = httpx.get(f"http://{address}:{port}/{call.path}", trust_env=False)
+        except httpx.HTTPError as error:
+            raise refusals.unreachable(f"error trying to reach service: {error}") from error
+        return Answer(answer.status_code, stream=iter([answer.content]), content_type=answer.headers["Content-Type"])
 
     def _evict(self, call: Call) -> Answer:
         pod = self._store.get(POD, call.namespace, call.name)

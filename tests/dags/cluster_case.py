@@ -47,6 +47,9 @@ SPEED = 2.0
 START_SECONDS = 600
 """Deadline of a copy that takes seconds to start; a busy machine may need many times that."""
 
+STEPS = 300
+"""Steps of the first version's training: with few, a release is held, for its answers are no text."""
+
 
 @dataclass(frozen=True)
 class Installation:
@@ -152,6 +155,7 @@ def write_spec(settings: Settings, s3: LiveS3) -> None:
     s3.put(bucket, corpus.name, corpus.read_bytes())
     spec = yaml.safe_load(TINY_SPEC.format(corpus=f"s3://{bucket}/{corpus.name}"))
     spec["rollout"]["ready_timeout_seconds"] = START_SECONDS
+    spec["training"]["max_steps"] = STEPS
     (settings.models_dir / f"{MODEL}.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
 
 

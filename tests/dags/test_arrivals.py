@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,6 @@ from tests.airflow_case import ROOT, TINY, Lifecycle
 from tests.live_s3 import LiveS3
 
 DAG_FILE = ROOT / "dags" / "arrivals.py"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[LiveS3]:
-    """Return an S3 server."""
-    server = LiveS3()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from pipelines.settings import Settings
 from pipelines.step import WORK_STEPS, Receipt, references
 from tests.airflow_case import Run
 from tests.cluster.kinds import DEPLOYMENT, HTTP_ROUTE
-from tests.dags.cluster_case import MODEL, Installation, installed, work_locally
+from tests.dags.cluster_case import MODEL, STEPS, Installation, installed, work_locally
 from tests.live_postgres import LivePostgres
 from tests.live_s3 import LiveS3
 from tests.steps.live import Load, wait_for
 
-pytestmark = [pytest.mark.needs("prometheus"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("prometheus")
 
 CONTROLLER = "slipway-controller"
 RECORD = "training"
@@ -39,13 +39,11 @@ class Released:
 
 @pytest.fixture(scope="module")
 def installation(
-    airflow_home: object, postgres: LivePostgres, tmp_path_factory: pytest.TempPathFactory
+    airflow_home: object, postgres: LivePostgres, s3: LiveS3, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     """Give the tests of this module one installation."""
-    s3 = LiveS3()
     with installed(tmp_path_factory.mktemp("installation"), postgres, s3) as made:
         yield made
-    s3.stop()
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +109,7 @@ def test_laptop_and_cluster_make_the_same_bytes(first: Released) -> None:
     assert digests(first.local) == digests(first.receipts)
 
 
+@pytest.mark.slow
 def test_a_second_version_replaces_the_first_while_users_ask(first: Released, installation: Installation) -> None:
     before = installation.champion()
     with Load(
@@ -119,7 +118,7 @@ def test_a_second_version_replaces_the_first_while_users_ask(first: Released, in
         body={"prompt": "Return the", "max_tokens": 2},
         headers={"Host": MODEL},
     ) as load:
-        run, receipts = installation.run(max_steps=25)
+        run, receipts = installation.run(max_steps=STEPS + 20)
         after = installation.champion()
         wait_for(lambda: load.by(version_of(after)) > 20, "answers of the second version")
     assert (run.state, load.failures) == ("success", [])

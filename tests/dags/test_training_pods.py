@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines import labels
-from tests.cluster.kinds import JOB
+from tests.cluster import Faults, refusals
+from tests.cluster.calls import Answer, Call
+from tests.cluster.kinds import JOB, SERVICE
 from tests.cluster.selectors import Object
 from tests.dags.job_case import TrainingCase, training
 from tests.dags.pod_case import TaskInstance, case, cluster
@@ -150,6 +153,51 @@ def test_a_training_that_still_runs_is_taken_up_by_the_next_try(training: Traini
     receipt = training.run(TaskInstance(try_number=2))
     assert receipt["run"]["try_number"] == 1, "the receipt is that of the try whose Job it was"
     assert len(training.cluster.seen("create", "jobs")) == before + 1
+
+
+class WithoutFirstService(Faults):
+    """The first Service is refused."""
+
+    def __init__(self, refusal: refusals.Refused) -> None:
+        super().__init__(0, rate=0.0)
+        self._refusals = [refusal]
+
+    def around(self, call: Call, serve: Callable[[], Answer]) -> Answer:
+        if (call.verb, call.kind) == ("create", SERVICE) and self._refusals:
+            raise self._refusals.pop()
+        return serve()
+
+
+TROUBLE = refusals.Refused(500, "InternalError", "Internal error occurred: etcdserver: request timed out")
+COUNTED_ANEW = refusals.conflict(SERVICE, "quota")
+
+
+@pytest.mark.parametrize("refusal", [pytest.param(TROUBLE, id="trouble"), pytest.param(COUNTED_ANEW, id="quota")])
+def test_a_job_whose_service_is_refused_goes_on_and_gets_it_from_the_next_try(
+    training: TrainingCase, tmp_path: Path, refusal: refusals.Refused
+) -> None:
+    from airflow.sdk.exceptions import AirflowException
+
+    training.tell(result={"n": 1}, then_waits=str(tmp_path / "go"))
+    training.cluster.use(WithoutFirstService(refusal))
+    with pytest.raises(AirflowException, match="create service of job"):
+        training.operator().execute(training.context(TaskInstance()))
+    (job,) = training.cluster.list(JOB)
+    waiting = deferred(training, TaskInstance(try_number=2))
+    (service,) = training.cluster.list(SERVICE)
+    assert {waiting.trigger.job, service["metadata"]["name"]} == {job["metadata"]["name"]}
+    (tmp_path / "go").touch()
+    training.resume(waiting, training.context(ti := TaskInstance(try_number=2)))
+    assert ti.kept["return_value"]["run"]["try_number"] == 1, "it is the receipt of the first try's Job"
+
+
+def test_a_job_whose_service_is_refused_at_the_last_try_is_removed(training: TrainingCase) -> None:
+    from airflow.sdk.exceptions import AirflowException
+
+    training.cluster.use(WithoutFirstService(TROUBLE))
+    with pytest.raises(AirflowException, match="create service of job"):
+        training.run(TaskInstance(try_number=4))
+    wait_for(training.is_clear, "nothing is left")
 
 
 def test_kueue_lets_a_queued_training_begin(training: TrainingCase) -> None:

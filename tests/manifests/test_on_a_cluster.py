@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client, config
 
+from pipelines.release.kubernetes.cluster import Cluster as Client
+from pipelines.settings import Settings
 from tests.cluster import Cluster
 from tests.cluster.access import service_account
 from tests.cluster.kinds import ROLE
-from tests.e2e_k8s import applying
+from tests.e2e_k8s import applying, gateways
 from tests.manifests.rendered import OVERLAYS
 
 
@@ -85,7 +87,9 @@ def test_applying_twice_changes_nothing(cluster: Cluster) -> None:
     assert cluster.get(ROLE, "airflow-worker") == before
 
 
-def test_without_anybody_who_accepts_its_class_there_is_no_gateway(cluster: Cluster) -> None:
-    api = config.new_client_from_config(str(cluster.kubeconfig))
+def test_without_anybody_who_accepts_its_class_there_is_no_gateway(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
-    assert not applying.gateway_controller(api, "envoy-gateway")
+    assert not gateways.is_worked(Client(Settings()), "envoy-gateway", seconds=0)

@@ -187,3 +187,11 @@ def test_every_file_belongs_to_an_overlay() -> None:
     ]
 
     assert [path.name for path in files if path.name not in named_in] == []
+
+
+def test_pods_of_kind_reach_the_gateway_by_the_name_of_its_service() -> None:
+    proxy, gateway = named("kind", "EnvoyProxy", "slipway"), named("kind", "Gateway", "slipway")
+    service = proxy["spec"]["provider"]["kubernetes"]["envoyService"]["name"]
+
+    address = f"{service}.{proxy['metadata']['namespace']}.svc:{gateway['spec']['listeners'][0]['port']}"
+    assert settings_of("kind")["SLIPWAY_GATEWAY_ADDRESS"] == address

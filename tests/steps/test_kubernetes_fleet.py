@@ -18,6 +18,7 @@ from pipelines.release.kubernetes import fleet as fleets
 from pipelines.release.kubernetes import objects
 from pipelines.release.kubernetes.cluster import ClusterRefused, ClusterUnavailable
 from pipelines.release.kubernetes.fleet import WHOLE
+from pipelines.release.kubernetes.meters import PodMeters
 from pipelines.release.ports import Address, FleetError
 from tests.cluster import kinds
 from tests.steps import copy_server
@@ -160,6 +161,29 @@ def test_the_counters_of_a_copy_are_the_sum_of_its_pods(case: Case) -> None:
     found = case.fleet.meter(version.copy_name)
     assert (found[Traffic.USER].requests, found[Traffic.PINNED].requests) == (1 + 2, 2)
     assert case.fleet.recorded(version.copy_name) == ()
+
+
+def test_from_outside_of_the_cluster_the_api_server_asks_the_pods(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = case.bento_version("one")
+    case.fleet.start(version)
+    wait_for(lambda: sum(map(is_ready, pods_of(case, version))) == 2, "two pods are ready", seconds=60)
+    for pod in pods_of(case, version):
+        url = f"http://{pod['status']['podIP']}:3000/v1/completions"
+        assert CLIENT.post(url, json={"prompt": "x"}).is_success
+    monkeypatch.setattr(PodMeters, "_asked_itself", leads_nowhere)
+
+    found = case.fleet.meter(version.copy_name)
+
+    assert found[Traffic.USER].requests == 2
+    assert [seen.code for seen in case.double.seen("get", "pods/proxy")] == [200, 200]
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    case.connect()
+    with pytest.raises(FleetError, match="does not tell its metrics: no route to host"):
+        case.fleet.meter(version.copy_name)
+
+
+def leads_nowhere(self: PodMeters, address: str) -> str:
+    raise httpx.ConnectTimeout("no route to host")
 
 
 def test_a_bento_whose_bytes_are_wrong_is_refused_by_the_pod_that_fetches_it(case: Case) -> None:

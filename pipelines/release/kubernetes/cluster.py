@@ -160,6 +160,18 @@ class Cluster:
         """
         self._call("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
 
+    def ask_pod(self, name: str, port: int, path: str) -> str:
+        """Return what a pod answers at a path; the API server asks it, which takes the right to get `pods/proxy`.
+
+        Raises:
+            Conflict: when there is no such pod.
+            ClusterRefused, ClusterUnavailable: see there.
+        """
+        answer: Any = self._call("GET", POD, f"{name}:{port}/proxy{path}")
+        if answer is None:
+            raise Conflict(f"kubernetes: get pod {name}: it is not there any more; looking again helps")
+        return str(answer)
+
     def _done(
         self,
         method: str,
@@ -212,11 +224,11 @@ class Cluster:
     def _connected(self) -> client.ApiClient:
         with self._connecting:
             if self._api is None:
-                self._api = client.ApiClient(_configuration(self._settings))
+                self._api = client.ApiClient(configuration(self._settings))
             return self._api
 
 
-def _configuration(settings: Settings) -> client.Configuration:
+def configuration(settings: Settings) -> client.Configuration:
     """Return how to reach the API.
 
     Raises:

@@ -14,18 +14,16 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import httpx
-
 from pipelines import artifacts, labels
 from pipelines.errors import ArtifactCorrupt, ExitCode
-from pipelines.formats import metrics
 from pipelines.formats.headers import Traffic
-from pipelines.formats.metrics import Histogram, ServiceCounters
+from pipelines.formats.metrics import ServiceCounters
 from pipelines.formats.requests import RecordedRequest
 from pipelines.ledger import Version
 from pipelines.release.kubernetes import objects
 from pipelines.release.kubernetes.cluster import DEPLOYMENT, POD, Body, Cluster
 from pipelines.release.kubernetes.gateway import Gateway
+from pipelines.release.kubernetes.meters import PodMeters
 from pipelines.release.kubernetes.objects import FETCH, PORT, Peers
 from pipelines.release.ports import Address, FleetError
 from pipelines.settings import Settings
@@ -37,7 +35,6 @@ logger = logging.getLogger(__name__)
 WHOLE = "slipway.dev/whole"
 """Annotation of a Deployment whose copy has all of its objects."""
 
-METRICS_TIMEOUT_SECONDS = 5.0
 STOP_SECONDS = 15.0
 """How long `stop` waits for pods to end; they may take longer, and the next look asks again."""
 
@@ -55,7 +52,7 @@ class KubernetesFleet:
         self._cluster = cluster
         self._gateway = gateway
         self._store = Store(settings.store_url())
-        self._client = httpx.Client(timeout=METRICS_TIMEOUT_SECONDS, trust_env=False)
+        self._meters = PodMeters(cluster)
 
     def start(self, version: Version) -> Address:
         """Make the copy's objects unless they are all there; say why its pods cannot start, when they cannot.
@@ -104,16 +101,12 @@ class KubernetesFleet:
         return frozenset(body["metadata"]["labels"][labels.COPY] for body in found)
 
     def meter(self, copy: str) -> Mapping[Traffic, ServiceCounters]:
-        """Ask every pod of the copy, at its own address, and add up what they say.
+        """Ask every pod of the copy, and add up what they say.
 
         Raises:
             FleetError: when no pod runs, or one that does cannot be asked: a sum without it would be none.
         """
-        addresses = sorted(pod["status"]["podIP"] for pod in self._pods(copy) if _is_serving(pod))
-        if not addresses:
-            raise FleetError(f"fleet: copy {copy} has no pod that serves")
-        told = [self._meter_of(copy, address) for address in addresses]
-        return {traffic: _sum([counters[traffic] for counters in told]) for traffic in Traffic}
+        return self._meters.read(copy, self._pods(copy))
 
     def recorded(self, copy: str) -> Sequence[RecordedRequest]:
         """Return nothing: pods record no requests."""
@@ -143,16 +136,6 @@ class KubernetesFleet:
     def _pods(self, copy: str) -> Sequence[Body]:
         return self._cluster.find(POD, _of(copy))
 
-    def _meter_of(self, copy: str, address: str) -> Mapping[Traffic, ServiceCounters]:
-        host = f"[{address}]" if ":" in address else address
-        try:
-            response = self._client.get(f"http://{host}:{PORT}/metrics").raise_for_status()
-        except httpx.HTTPError as error:
-            raise FleetError(
-                f"fleet: the pod at {address} of copy {copy} does not tell its metrics: {error}"
-            ) from error
-        return metrics.parse(response.text)
-
 
 def _of(copy: str) -> dict[str, str]:
     return {labels.MANAGED_BY: labels.SLIPWAY, labels.COPY: copy}
@@ -168,14 +151,6 @@ def _num_ready(deployment: Body) -> int:
 
 def _num_wanted(deployment: Body) -> int:
     return int(deployment["spec"].get("replicas", 1))
-
-
-def _is_serving(pod: Body) -> bool:
-    status = pod.get("status", {})
-    is_ready = any(
-        condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions", ())
-    )
-    return is_ready and bool(status.get("podIP")) and "deletionTimestamp" not in pod["metadata"]
 
 
 def _tell_refusal(deployment: Body) -> None:
@@ -221,21 +196,3 @@ def _states(status: Body) -> Iterator[tuple[str, Body]]:
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1] if lines else text
-
-
-def _sum(told: Sequence[ServiceCounters]) -> ServiceCounters:
-    return ServiceCounters(
-        requests=sum(counters.requests for counters in told),
-        failed=sum(counters.failed for counters in told),
-        answered=sum(counters.answered for counters in told),
-        invalid=sum(counters.invalid for counters in told),
-        time_to_first_token=_joined([counters.time_to_first_token for counters in told]),
-        time_per_output_token=_joined([counters.time_per_output_token for counters in told]),
-    )
-
-
-def _joined(found: Sequence[Histogram]) -> Histogram:
-    """Return the sum of histograms; empty when their bounds differ."""
-    if len({histogram.bounds for histogram in found}) > 1:
-        return Histogram((), ())
-    return Histogram(found[0].bounds, tuple(map(sum, zip(*(histogram.counts for histogram in found), strict=True))))

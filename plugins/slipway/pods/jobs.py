@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from pipelines import labels
 from pipelines.cluster.access import access
-from pipelines.errors import PodLost, SlipwayError
+from pipelines.errors import PodLost
 from pipelines.pods.failures import Case
 from pipelines.pods.job import headless_service, job_labels
 from pipelines.pods.manifest import CONTAINER
@@ -32,6 +32,8 @@ from slipway.pods.cluster import case_of, events_of, refusals_told
 logger = logging.getLogger(__name__)
 
 _CONFLICT, _NOT_FOUND = 409, 404
+_ALREADY_EXISTS = "AlreadyExists"
+"""Why a conflict is none: another reason is that a quota was counted anew meanwhile, and then nothing was made."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _OVERLAP_SECONDS = 2
@@ -73,7 +75,7 @@ class Jobs:
         return next((job for job in listed.items if _is_useful(job)), None)
 
     def create(self, body: Mapping[str, Any], info: RunInfo) -> k8s.V1Job:
-        """Make a Job, and the Service that goes with it; what is there already is ours, by a request without answer.
+        """Make a Job; one of its name that is there already is ours, made by a request whose answer was lost.
 
         Raises:
             PodLost: when the Job of this name is still ending.
@@ -84,14 +86,14 @@ class Jobs:
         job = self.find(info)
         if job is None:
             raise PodLost(f"{info.task_id}: {what} of this try is still ending; it is tried again")
-        service = headless_service(info, self.settings, job_uid=job.metadata.uid)
-        try:
-            with refusals_told(f"create service of {what}", self.settings), _there_already_is_fine():
-                self.core.create_namespaced_service(self._namespace, service)
-        except SlipwayError:
-            self.remove(job.metadata.name)  # it would train although its task has failed
-            raise
         return job
+
+    def serve(self, job: k8s.V1Job, info: RunInfo) -> None:
+        """Make the Service that goes with a Job of this try; one that is there already is its own."""
+        service = headless_service(info, self.settings, job_uid=job.metadata.uid)
+        what = f"create service of job {self._namespace}/{job.metadata.name}"
+        with refusals_told(what, self.settings), _there_already_is_fine():
+            self.core.create_namespaced_service(self._namespace, service)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a Job as plain data; None: it is gone."""
@@ -190,7 +192,7 @@ def _there_already_is_fine() -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        if error.status != _CONFLICT:
+        if error.status != _CONFLICT or _ALREADY_EXISTS not in str(error.body):
             raise
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import Context
 from airflow.triggers.base import TriggerEvent
+from kubernetes.client import models as k8s
 
 from pipelines import labels
 from pipelines.errors import PodRefused, ReceiptMissing, SlipwayError
@@ -15,6 +16,7 @@ from pipelines.pods.trainings import explain_job, explain_podless, lacks_pods, w
 from pipelines.runner import StepTry
 from pipelines.settings import Settings
 from pipelines.spec import TrainingResources
+from pipelines.step import RunInfo
 from slipway.pods.cluster import refusals_told
 from slipway.pods.jobs import Jobs
 from slipway.pods.operator import StepPodOperator
@@ -75,26 +77,37 @@ class TrainingPodOperator(StepPodOperator):
     def _trigger(self, context: Context, resources: TrainingResources, settings: Settings) -> TrainingTrigger:
         """Return what waits for this task's Job: one that an earlier try made, if it is not over, or a new one."""
         info, jobs = self._request.info, Jobs(settings)
+        is_last = is_last_try(context["ti"].try_number, context["ti"].max_tries)
         with refusals_told(f"list jobs in namespace {settings.kubernetes_namespace}", settings):
             job = jobs.find(info)
         if job is None:
-            step = StepTry(self.task_id, self._request.spec_uri, info, settings)
-            step.begin(self._inputs)
-            max_restarts = self._read_spec(settings).training.max_restarts
-            body = training_job(
-                step.arguments,
-                info,
-                resources,
-                settings,
-                max_restarts=max_restarts,
-                is_last_try=is_last_try(context["ti"].try_number, context["ti"].max_tries),
-            )
-            job = jobs.create(body, info)
+            job = jobs.create(self._body(resources, settings, is_last=is_last), info)
         else:
             self.log.info("going on with job %s", job.metadata.name)
         self._job = job.metadata.name
         made_by = int(job.metadata.labels[labels.TRY])
+        self._serve(jobs, job, info.model_copy(update={"try_number": made_by}), is_last=is_last)
         return TrainingTrigger(self._job, self.task_id, made_by, resources.model_dump(mode="json"))
+
+    def _body(self, resources: TrainingResources, settings: Settings, *, is_last: bool) -> dict[str, Any]:
+        """Return the Job of this try, whose inputs are in the store then."""
+        info = self._request.info
+        step = StepTry(self.task_id, self._request.spec_uri, info, settings)
+        step.begin(self._inputs)
+        max_restarts = self._read_spec(settings).training.max_restarts
+        return training_job(step.arguments, info, resources, settings, max_restarts=max_restarts, is_last_try=is_last)
+
+    def _serve(self, jobs: Jobs, job: k8s.V1Job, info: RunInfo, *, is_last: bool) -> None:
+        """Give a Job its Service. Without it the Job goes on, and the next try takes it up, if there is one.
+
+        If this removed the Job, the next try's pods would run beside those that are still ending.
+        """
+        try:
+            jobs.serve(job, info)
+        except SlipwayError as error:
+            if is_last or not error.retryable:
+                jobs.remove(job.metadata.name)
+            raise
 
 
 async def _first(trigger: TrainingTrigger) -> TriggerEvent:

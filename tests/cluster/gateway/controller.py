@@ -21,6 +21,8 @@ from tests.cluster.store import STATUS
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
 HOME = "envoy-gateway-system"
 PORT = 8080
+UNPRIVILEGED, _PRIVILEGED = 10_000, 1024
+"""Envoy Gateway adds the first to ports below the second; here no Service before the proxies takes it off."""
 
 
 class EnvoyGateway(Running):
@@ -60,6 +62,7 @@ class EnvoyGateway(Running):
             self._reconcile()
 
     def _reconcile(self) -> None:
+        self._accept_classes()
         gateways = {_key(gateway): gateway for gateway in self._store.list(GATEWAY) if self._is_ours(gateway)}
         routes = self._store.list(HTTP_ROUTE)  # one look: what is told below is about what was put in force
         accepted = [
@@ -67,13 +70,18 @@ class EnvoyGateway(Running):
             for route in routes
             if any(not self._refusal(route, parent, gateways) for parent in route["spec"].get("parentRefs", ()))
         ]
-        ports = {row["port"] for gateway in gateways.values() for row in gateway["spec"]["listeners"]}
+        ports = {port_of(row["port"]) for gateway in gateways.values() for row in gateway["spec"]["listeners"]}
         self._apply(accepted)
         self.proxy.put_listeners(ports)
         for route in routes:
             self._tell_route(route, gateways)
         for gateway in gateways.values():
             self._tell_gateway(gateway, accepted)
+
+    def _accept_classes(self) -> None:
+        for found in self._store.list(GATEWAY_CLASS):
+            if found["spec"]["controllerName"] == CONTROLLER:
+                self._store.set_status(GATEWAY_CLASS, "", found["metadata"]["name"], _accepted)
 
     def _is_ours(self, gateway: Object) -> bool:
         found = self._store.find(GATEWAY_CLASS, "", gateway["spec"]["gatewayClassName"])
@@ -182,6 +190,16 @@ class EnvoyGateway(Running):
             return {**draft, STATUS: {"addresses": addresses, "conditions": rows, "listeners": listeners}}
 
         self._store.set_status(GATEWAY, namespace, name, change)
+
+
+def port_of(port: int) -> int:
+    """Return where the proxies listen for a listener: like the real ones, not where only root may."""
+    return port + UNPRIVILEGED if port < _PRIVILEGED else port
+
+
+def _accepted(gateway_class: Object) -> Object:
+    rows = with_condition(gateway_class.get(STATUS, {}).get("conditions", ()), "Accepted", True, reason="Accepted")
+    return {**gateway_class, STATUS: {"conditions": rows}}
 
 
 def _key(thing: Object) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import ast
 import functools
 import importlib.metadata
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -32,38 +32,49 @@ def has(image: str) -> frozenset[str]:
     return frozenset(pin.name for pin in lock.part(pins, recipes()[image].roots))
 
 
+@functools.cache
+def imports_of(file: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Return the import statements of a file, at any level of indentation."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(files: Iterable[Path]) -> set[str]:
-    """Return the distributions of everything that files import, at any level of indentation."""
+    """Return the distributions of everything that files import."""
     found: set[str] = set()
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in imports_of(file):
             match node:
                 case ast.Import(names=names):
                     found |= {alias.name.partition(".")[0] for alias in names}
                 case ast.ImportFrom(module=str(module), level=0):
                     found.add(module.partition(".")[0])
     outside = found - OURS - set(sys.stdlib_module_names)
-    owners = importlib.metadata.packages_distributions()
-    return {canonicalize_name(owners[name][0]) for name in outside if name != "airflow"}
+    return {canonicalize_name(owners()[name][0]) for name in outside if name != "airflow"}
+
+
+@functools.cache
+def owners() -> Mapping[str, list[str]]:
+    """Return the distributions that bring each package; to know it, all that is installed is read."""
+    return importlib.metadata.packages_distributions()
 
 
 def sources(*modules: str) -> list[Path]:
     """Return the files of modules of `pipelines` and of all that they import."""
-    closure = {name for module in modules for name in keys.import_closure(module)}
-    return [path for name in closure if (path := keys._source(name)) is not None]
+    return [path for name in keys.import_closure(*modules) if (path := keys._source(name)) is not None]
 
 
 def folder(*names: str) -> list[Path]:
     """Return the sources below folders, and those of `pipelines` that they import."""
     files = [path for name in names for path in (REPOSITORY / name).rglob("*.py")]
-    modules = [
+    modules = {
         name
         for file in files
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in imports_of(file)
         if isinstance(node, ast.ImportFrom) and node.module
         for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
         if name.startswith("pipelines")
-    ]
+    }
     return [*files, *sources(*modules)]
 
 
