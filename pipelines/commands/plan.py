@@ -22,13 +22,14 @@ def plan(
 
     The plan is kept in the store; the training's receipt and report compare it with what it came to.
     """
+    params = {} if max_steps is None else {"max_steps": max_steps}
+    wanted = merge(load_spec(spec), parse_params(params))  # before torch is loaded: a mistake is told at once
+
     from pipelines.store import Store
     from pipelines.training.planning.estimate import check_fits
     from pipelines.training.planning.planner import make_plan
     from pipelines.training.planning.words import plan_text
 
-    params = {} if max_steps is None else {"max_steps": max_steps}
-    wanted = merge(load_spec(spec), parse_params(params))
     training, vocabulary_size = wanted.training, _vocabulary_size(wanted.preparation.tokenizer)
     made = make_plan(wanted.architecture, training, vocabulary_size, is_calibrated=calibrate)
     typer.echo(made.model_dump_json(indent=1) if as_json else plan_text(made, training))

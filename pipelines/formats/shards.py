@@ -128,17 +128,22 @@ class TokenSplit:
         Raises:
             IndexError: when a row leaves the split.
         """
-        rows: Tokens = np.empty((len(starts), length), self.dtype)
+        if len(self._shards) == 1 and 0 <= starts.min(initial=0) <= starts.max(initial=0) <= len(self) - length:
+            return self._rows_inside(0, starts, length)
         first = np.searchsorted(self._starts, starts, side="right") - 1
-        is_inside = np.zeros(len(starts), np.bool_)
-        for number in np.unique(first).tolist():
-            base, end = int(self._starts[number]), int(self._starts[number + 1])
-            here = (first == number) & (starts + length <= end)
-            if here.any():
-                rows[here] = np.lib.stride_tricks.sliding_window_view(self._shards[number], length)[starts[here] - base]
-            is_inside |= here
+        is_inside = starts + length <= self._starts[first + 1]
+        rows: Tokens = np.empty((len(starts), length), self.dtype)
+        for number in np.unique(first[is_inside]).tolist():
+            here = np.flatnonzero(is_inside & (first == number))
+            rows[here] = self._rows_inside(number, starts[here], length)
         for row in np.flatnonzero(~is_inside).tolist():
             rows[row] = self.slice(int(starts[row]), int(starts[row]) + length)  # across a border
+        return rows
+
+    def _rows_inside(self, number: int, starts: npt.NDArray[np.int64], length: int) -> Tokens:
+        """Return rows of one shard."""
+        views: Tokens = np.lib.stride_tricks.sliding_window_view(self._shards[number], length)
+        rows: Tokens = views[starts - self._starts[number]]
         return rows
 
     def document_bounds(self, index: int) -> tuple[int, int]:

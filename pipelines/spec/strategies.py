@@ -81,18 +81,20 @@ class DilocoConfig(Frozen):
     """Its name."""
 
     inner_steps: int = Field(default=30, ge=1)
-    """Steps of AdamW between two exchanges."""
+    """Steps of AdamW between two exchanges. The more, the less a slow link costs, and the further workers drift apart:
+    as many as make the wait for an exchange a small share of a round."""
 
     outer_learning_rate: float = Field(default=0.7, gt=0.0, le=2.0)
     """Learning rate of the outer step."""
 
     outer_momentum: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Nesterov momentum of the outer step. The paper's 0.9 goes on from weights that were trained before; from scratch,
-    over some dozens of rounds, it overshoots."""
+    over some dozens of rounds, it overshoots. Small batches and short rounds learn most with 0 and a rate of 1."""
 
     overlap_steps: int = Field(default=10, ge=0)
     """Inner steps that are taken while an exchange is under way, before its outcome is used; 0: nobody goes on until it
-    is there. The more steps, the slower a link it takes no time on, and the older the outcome."""
+    is there. The more steps, the slower a link it takes no time on, and the older the outcome, which costs loss: no
+    more than an exchange takes, and none where longer rounds do as well."""
 
     worker_timeout_seconds: float = Field(default=20.0, gt=0.0)
     """How long the others wait for a slow worker before they go on without it; in all, at most twice as long."""

@@ -86,14 +86,11 @@ class WindowedTokens:
         """Return windows by number, shape (*windows.shape, sequence_length + 1): inputs and, moved by one, targets."""
         numbers = np.asarray(windows, np.int64)
         starts, length = numbers.ravel() * self.sequence_length, self.sequence_length + 1
-        is_whole = starts + length <= len(self._split)
-        if is_whole.all():  # as of nearly all reads; one copy less
-            return self._split.rows(starts, length).astype(np.int64).reshape(*numbers.shape, length)
-        rows = np.full((len(starts), length), NO_TOKEN)
-        rows[is_whole] = self._split.rows(starts[is_whole], length)
-        for row in np.flatnonzero(~is_whole):
-            tail = self._split.slice(int(starts[row]), len(self._split))
-            rows[row, : len(tail)] = tail
+        last = len(self._split) - length
+        rows = self._split.rows(np.minimum(starts, last), length).astype(np.int64)
+        for row in np.flatnonzero(starts > last).tolist():  # the data ends within this window
+            num_missing = int(starts[row]) - last
+            rows[row] = np.append(rows[row, num_missing:], [NO_TOKEN] * num_missing)
         return rows.reshape(*numbers.shape, length)
 
 

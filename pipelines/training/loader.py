@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 
 from pipelines.training.data import BatchOrder, Share, WindowedTokens
 
-BLOCK_TOKENS = 1 << 16
+BLOCK_TOKENS = 1 << 17
 """Tokens that are read at once: of small batches many, for the thread then seldom disturbs the loop."""
 
 NUM_BLOCKS = 2
@@ -20,17 +20,17 @@ NUM_BLOCKS = 2
 
 @dataclass(frozen=True)
 class Block:
-    """The batches of some steps, on the device or on their way."""
+    """The micro-batches of some steps, on the device or on their way."""
 
-    batches: torch.Tensor
-    """Shape (steps, accumulation_steps, windows, sequence_length + 1)."""
+    micro_batches: Sequence[torch.Tensor]
+    """Step by step, each of shape (windows, sequence_length + 1); all are views of one tensor."""
 
     copied: torch.cuda.Event | None
     """Happens when they have arrived; None where nothing is copied."""
 
 
 class Loader:
-    """Yields one rank's batches, step by step, each of shape (accumulation_steps, windows, sequence_length + 1)."""
+    """Yields one rank's batches, step by step: accumulation_steps tensors of shape (windows, sequence_length + 1)."""
 
     def __init__(self, tokens: WindowedTokens, order: BatchOrder, share: Share, device: torch.device) -> None:
         self._tokens, self._order, self._share = tokens, order, share
@@ -40,7 +40,7 @@ class Loader:
         """Return a micro-batch for trying out, as if it were of the first step."""
         return next(self.batches(range(1)))[0]
 
-    def batches(self, steps: range) -> Generator[torch.Tensor]:
+    def batches(self, steps: range) -> Generator[tuple[torch.Tensor, ...]]:
         """Yield the batches of some steps; the thread ends with the iterator."""
         pending: deque[Future[Block]] = deque()
         size = self._steps_per_block()
@@ -57,18 +57,18 @@ class Loader:
 
     def _read(self, steps: range) -> Block:
         """Read what the loop will ask for; runs in the thread."""
-        batches = torch.from_numpy(self._tokens.read(self._order.windows(steps, self._share)))
+        batches = torch.from_numpy(self._tokens.read(self._order.windows(steps, self._share))).flatten(0, 1)
         if self._stream is None:
-            return Block(batches, None)
+            return Block(batches.unbind(), None)
         with torch.cuda.stream(self._stream):  # beside what the loop computes
             copies = batches.pin_memory().to(self._stream.device, non_blocking=True)
-            return Block(copies, self._stream.record_event())
+            return Block(copies.unbind(), self._stream.record_event())
 
-    def _arrived(self, block: Block) -> Sequence[torch.Tensor]:
-        """Let the device, not the host, wait for the copies."""
+    def _arrived(self, block: Block) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Let the device, not the host, wait for the copies; return them step by step."""
         if block.copied is not None:
-            stream = torch.cuda.current_stream(block.batches.device)
+            some = block.micro_batches[0]
+            stream = torch.cuda.current_stream(some.device)
             stream.wait_event(block.copied)
-            block.batches.record_stream(stream)
-        batches: Sequence[torch.Tensor] = block.batches.unbind()
-        return batches
+            some.record_stream(stream)  # and with it the memory of all
+        return zip(*[iter(block.micro_batches)] * self._share.accumulation_steps, strict=True)

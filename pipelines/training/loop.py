@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from pipelines.training.metrics import MetricsLog
 from pipelines.training.optimizer import build_optimizer
 from pipelines.training.pace import Pace
 from pipelines.training.precision import autocast, compute_dtype, deterministic
+from pipelines.training.schedule import learning_rate
 from pipelines.training.stability import Rewind, Rewound, Stability
 from pipelines.training.start import give_weights, model_without_weights, save_trained
 from pipelines.training.strategies import Strategy
@@ -128,8 +129,9 @@ class Training:
         ahead = self._stability.left_out_steps
         batches = self._loader.batches(range(self._done + ahead, self._config.max_steps + ahead))
         with deterministic(self._strategy.device), self._saved_before_going_back(), contextlib.closing(batches):
-            for batch in batches:
-                self._step(batch)
+            while self._done < self._config.max_steps:
+                for rate, micro_batches in zip(self._learning_rates(), batches, strict=False):
+                    self._step(micro_batches, rate)
                 if self._look_up():
                     break
         with self._live.during(Phase.SAVING):
@@ -146,17 +148,27 @@ class Training:
                 self._checkpointer.wait()
             raise
 
-    def _step(self, batch: torch.Tensor) -> None:
-        """Learn from a batch of shape (accumulation_steps, windows, sequence_length + 1)."""
+    def _learning_rates(self) -> list[float]:
+        """Return those of the steps up to the next look: all that is to be decided until then."""
+        return [learning_rate(step, self._config) for step in range(self._done, self._next_look())]
+
+    def _next_look(self) -> int:
+        """Return after how many steps there is something to do besides the steps."""
+        last, every = self._config.max_steps, self._config.checkpoint_every_steps
+        looks = (self._pace.next_look, (self._done // every + 1) * every, last - FINAL_STEPS, last)
+        return min(look for look in looks if look > self._done)
+
+    def _step(self, micro_batches: Sequence[torch.Tensor], rate: float) -> None:
+        """Learn from micro-batches, each of shape (windows, sequence_length + 1), at a learning rate."""
         losses = []
-        for number, windows in enumerate(batch, start=1):
-            with self._strategy.micro_batch(self._module, last=number == len(batch)):
+        for number, windows in enumerate(micro_batches, start=1):
+            with self._strategy.micro_batch(self._module, last=number == len(micro_batches)):
                 with self._autocast:
                     loss = self._module(windows)
                 self._update.backward(loss)
             losses.append(loss.detach())
         mean = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-        norm = self._update.apply(self._done, mean)
+        norm = self._update.apply(rate, mean)
         self._done += 1
         self._strategy.after_step(self.model, self._done)
         self._meter.add(mean, norm)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipelines.training.strategies import Strategy
 
-SOONEST_SECONDS, LATEST_SECONDS = 0.1, 5.0
+SOONEST_SECONDS, LATEST_SECONDS = 0.25, 5.0
 SHARE = 0.01
 """Of the time trained so far: a young training is looked at often, an old one seldom, and its record stays small."""
 
@@ -44,11 +44,12 @@ class Pace:
         self._clock = clock
         self._started = self._last = clock()
         self._steps = 1
-        self._next = self._after(done)
+        self.next_look = self._after(done)
+        """After how many steps the ranks look up next."""
 
     def is_due(self, done: int) -> bool:
         """Return whether the ranks look up after this many steps."""
-        return done >= self._next
+        return done >= self.next_look
 
     def go_on(self, done: int) -> None:
         """Agree on the next look: after twice as many steps as the last time, or half when that took a rank long."""
@@ -58,7 +59,7 @@ class Pace:
             took_long = self._strategy.any_rank(now - self._last > limit)
             self._steps = max(1, self._steps // 2) if took_long else 2 * self._steps
             self._last = now
-        self._next = self._after(done)
+        self.next_look = self._after(done)
 
     def _after(self, done: int) -> int:
         if self._fixed is None:

@@ -33,12 +33,12 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     return context
 
 
-def gradient_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
-    """Return what keeps small gradients from vanishing in float16; in other types it does nothing.
+def gradient_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:
+    """Return what keeps small gradients from vanishing in float16; None for other types, in which they do not.
 
     Micikevicius et al., "Mixed Precision Training", 2018.
     """
-    return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    return torch.amp.GradScaler(device.type) if dtype is torch.float16 else None
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ import numpy.typing as npt
 ROUNDS = 8
 """With up to 5, chi-squared tests of short orders find neighbours that tend to stay together."""
 
-_HALF = np.uint64(32)
-_MIX = tuple(np.uint64(factor) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""SplitMix64's factors: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014."""
-
 Numbers = npt.NDArray[np.uint64]
+
+_HALF: Numbers = np.array(32, np.uint64)  # numpy takes up to twice as long with its own scalars
+_MIX: tuple[Numbers, ...] = tuple(np.array(each, np.uint64) for each in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""SplitMix64's factors: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014."""
 
 
 def shuffled(places: npt.NDArray[np.int64], size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -39,8 +39,8 @@ def shuffled(places: npt.NDArray[np.int64], size: int, seed: int, epoch: int) ->
 
 def _encrypted(numbers: Numbers, size: int, keys: Numbers) -> Numbers:
     """Permute the numbers below the smallest product of two nearly equal factors that is at least `size`."""
-    modulus = np.uint64(math.isqrt(size - 1) + 1)
-    other = np.uint64(-(-size // int(modulus)))
+    rows = math.isqrt(size - 1) + 1
+    modulus, other = np.array(rows, np.uint64), np.array(-(-size // rows), np.uint64)
     right = numbers // modulus
     left = numbers - right * modulus
     for key in keys:
@@ -49,7 +49,7 @@ def _encrypted(numbers: Numbers, size: int, keys: Numbers) -> Numbers:
     return right * modulus + left
 
 
-def _added(left: Numbers, mixed: Numbers, modulus: np.uint64) -> Numbers:
+def _added(left: Numbers, mixed: Numbers, modulus: Numbers) -> Numbers:
     """Return `left` plus a random function of what is mixed, below the modulus; changes `mixed`."""
     mixed *= _MIX[0]
     mixed ^= mixed >> _HALF

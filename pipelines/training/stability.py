@@ -112,8 +112,7 @@ class Stability:
             loss: of this rank's share of the batch, a scalar on the device.
             norm: of the whole gradient, equal on all ranks that hold one model together.
         """
-        is_on_host = optimizer.param_groups[0]["params"][0].device.type == "cpu"
-        if is_on_host and self._window is None:  # a tenth of the time that tensors take
+        if norm.is_cpu and self._window is None:  # a tenth of the time that tensors take
             is_refused = not math.isfinite(norm.item())
             self._refused.append(self._flags[is_refused])
             return not is_refused
@@ -122,7 +121,7 @@ class Stability:
             refused = self._window.refuses(self._shared(loss), refused)
         flag = refused.to(torch.float32)
         self._refused.append(flag)
-        if is_on_host:
+        if optimizer.param_groups[0]["params"][0].is_cpu:
             return not flag.item()
         optimizer.found_inf = flag  # as torch.amp.GradScaler tells a fused optimizer
         return True

@@ -5,14 +5,19 @@
 Two questions, each measured where it can be. Speed: two ranks, each in a network namespace of its own, joined by a
 userspace link that holds each packet for 100 ms in each direction (`slow_link`; needs root); they also meet over it.
 Bar: >= 10x the tokens/s of ddp. Loss: the same two ranks without the link, on which what is learnt does not depend.
-Bar: an evaluation loss at most 1 % above ddp's after equally many tokens, mean over three seeds. The model reads bytes
-of the standard library's documentation; it is small, for with two cores a link of 100 ms is slow only beside a short
-step. About four minutes each on two quiet cores; `--rounds 0` leaves out the speed, `--seeds 0` the loss.
+Bar: an evaluation loss at most 1 % above ddp's after equally many tokens, mean over three seeds.
+
+The model reads bytes of the standard library's documentation, from scratch; it is small, for with two cores a link of
+100 ms is slow only beside a short step. Both have one learning rate and schedule. A step of ddp is twice as large as
+one of diloco, which takes twice as many: over the link half the batch would halve ddp's tokens/s, while workers on
+their own learn more by small steps. So does ddp itself without a link: `--compare ddp,8,4.5e-3` tells how much more,
+and measures any other choice beside these. `--rounds 0` leaves out the speed, `--seeds 0` the loss.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
@@ -40,10 +45,27 @@ SEQUENCE_LENGTH = 64
 ARCHITECTURE = ArchitectureConfig(
     hidden_size=64, intermediate_size=192, num_layers=2, num_heads=2, num_key_value_heads=2, context_length=64
 )
-DDP: Mapping[str, Any] = {"kind": "ddp"}
-DILOCO: Mapping[str, Any] = {"kind": "diloco", "inner_steps": 30, "overlap_steps": 30}
-SPEED_STEPS = {"ddp": 16, "diloco": 240}
-"""Of each training over the link: some seconds of both."""
+DDP: Mapping[str, Any] = {"batch_size": 16, "strategy": {"kind": "ddp"}}
+DILOCO: Mapping[str, Any] = {
+    "batch_size": 8,
+    "strategy": {
+        "kind": "diloco", "inner_steps": 20, "overlap_steps": 0, "outer_learning_rate": 1.0, "outer_momentum": 0.0
+    },
+}  # fmt: skip
+"""Half of ddp's batch, so twice its steps; an exchange is waited for."""
+
+LEARNING_RATE = 6e-3
+WARMUP_SHARE = 0.2
+"""Of the steps."""
+
+TOKENS = 768_000
+"""Of each training whose loss counts."""
+
+STRATEGY_FIELDS = ("inner_steps", "overlap_steps", "outer_learning_rate", "outer_momentum")
+
+TIMED_STEPS = {"ddp": 39, "diloco": 179}
+"""Of each training over the link: from its only look up to its last step. Before it, ranks connect; at each further one
+ddp's ranks would have to agree over the link once more."""
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's quantile for the mean of so many seeds."""
@@ -67,21 +89,23 @@ def _documents(name: str, file: Path) -> list[dict[str, str]]:
     return list(python_docs.documents(name, file.read_bytes()))
 
 
-def make_job(folder: Path, name: str, strategy: Mapping[str, Any], *, steps: int, seed: int) -> TrainingJob:
+def make_job(
+    folder: Path, name: str, training: Mapping[str, Any], *, steps: int, read_every_steps: int | None = None
+) -> TrainingJob:
     """Lay out one training."""
-    training = {
-        "ranks": RANKS, "max_steps": steps, "batch_size": 16, "sequence_length": SEQUENCE_LENGTH, "precision": "fp32",
-        "warmup_steps": min(50, steps // 2), "checkpoint_every_steps": steps, "seed": seed,
-        "strategy": strategy,
+    common = {
+        "ranks": RANKS, "max_steps": steps, "sequence_length": SEQUENCE_LENGTH, "learning_rate": LEARNING_RATE,
+        "precision": "fp32", "warmup_steps": round(WARMUP_SHARE * steps), "checkpoint_every_steps": steps,
     }  # fmt: skip
     job = TrainingJob(
         architecture=ARCHITECTURE,
-        training=TrainingConfig.model_validate(training),
+        training=TrainingConfig.model_validate({**common, **training}),
         tokens=folder / "tokens",
         tokenizer=folder / "tokens",
         workspace=folder / name,
         store_url=f"file://{folder / 'store'}",
         checkpoints=f"checkpoints/{name}",
+        read_every_steps=read_every_steps,
     )
     job.save()
     return job
@@ -115,8 +139,8 @@ def be_rank(job_file: Path) -> None:
 
 
 def tokens_per_second(job: TrainingJob) -> float:
-    """Return the rate from the first reading on; before it, ranks connect."""
-    first, *_, last = read_metrics(job.metrics_file)
+    """Return the rate from the first reading to the last."""
+    first, last = read_metrics(job.metrics_file)
     return (last.tokens - first.tokens) / (last.at - first.at)
 
 
@@ -135,14 +159,12 @@ def evaluation_loss(job: TrainingJob) -> float:
 
 def measure_speed(folder: Path, *, rounds: int, delay_seconds: float) -> bool:
     """Print the rates over the link, and their ratio; strategies take turns. Return whether the bar is missed."""
-    rates: dict[str, list[float]] = {name: [] for name in SPEED_STEPS}
+    rates: dict[str, list[float]] = {name: [] for name in TIMED_STEPS}
+    sides = [("ddp", DDP), ("diloco", DILOCO)]
     with slow_link(delay_seconds) as prefixes:
-        environment = {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": DEVICE}
         for number in range(rounds):
-            for name, strategy in (("ddp", DDP), ("diloco", DILOCO)):
-                job = make_job(folder, f"{name}-{number}", strategy, steps=SPEED_STEPS[name], seed=number)
-                train(job, prefixes, environment)
-                rates[name].append(tokens_per_second(job))
+            for name, training in sides[:: -1 if number % 2 else 1]:
+                rates[name].append(rate_over_link(folder, f"{name}-{number}", training, prefixes))
                 print(f"  {name}: {rates[name][-1]:,.0f} tokens/s over the link", flush=True)
     ratio = Figure.median([diloco / ddp for diloco, ddp in zip(rates["diloco"], rates["ddp"], strict=True)])
     verdict = ratio.verdict(SPEED_BAR, at_least=True)
@@ -150,23 +172,32 @@ def measure_speed(folder: Path, *, rounds: int, delay_seconds: float) -> bool:
     return verdict == "missed"
 
 
-def measure_loss(folder: Path, *, seeds: int, steps: int, settings: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Print the evaluation losses after equally many tokens; return whether the first setting misses the bar."""
-    above: dict[str, list[float]] = {name: [] for name in settings}
+def rate_over_link(folder: Path, name: str, training: Mapping[str, Any], prefixes: Sequence[Sequence[str]]) -> float:
+    """Train a little over the link; return tokens per second."""
+    steps = TIMED_STEPS[training["strategy"]["kind"]]
+    job = make_job(folder, name, training, steps=2 * steps + 1, read_every_steps=steps + 1)
+    train(job, prefixes, {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": DEVICE})
+    return tokens_per_second(job)
+
+
+def measure_loss(folder: Path, sides: Mapping[str, Mapping[str, Any]], *, seeds: int, tokens: int) -> bool:
+    """Print the evaluation losses after equally many tokens; return whether the first side misses the bar."""
+    above: dict[str, list[float]] = {name: [] for name in sides}
     for seed in range(1, seeds + 1):
-        ddp = loss_of(folder, "ddp", DDP, steps=steps, seed=seed)
+        ddp = loss_of(folder, "ddp", {**DDP, "seed": seed}, tokens=tokens)
         print(f"  seed {seed}: ddp {ddp:.4f} nats per byte", flush=True)
-        for name, setting in settings.items():
-            loss = loss_of(folder, name, setting, steps=steps, seed=seed)
+        for name, training in sides.items():
+            loss = loss_of(folder, name, {**training, "seed": seed}, tokens=tokens)
             above[name].append(loss / ddp - 1)
             print(f"  seed {seed}: {name} {loss:.4f}: {above[name][-1]:+.2%}", flush=True)
     verdicts = [tell_loss(name, differences) for name, differences in above.items()]
     return verdicts[0] == "missed"
 
 
-def loss_of(folder: Path, name: str, strategy: Mapping[str, Any], *, steps: int, seed: int) -> float:
+def loss_of(folder: Path, name: str, training: Mapping[str, Any], *, tokens: int) -> float:
     """Train without the link; return what the model then scores."""
-    job = make_job(folder, f"{name}-loss-{seed}", strategy, steps=steps, seed=seed)
+    steps = tokens // (training["batch_size"] * SEQUENCE_LENGTH)
+    job = make_job(folder, f"{name}-loss-{training['seed']}", training, steps=steps)
     train(job, [[]] * RANKS, {"GLOO_SOCKET_IFNAME": "lo"})
     return evaluation_loss(job)
 
@@ -181,26 +212,37 @@ def tell_loss(name: str, differences: Sequence[float]) -> str:
     return verdict
 
 
-def settings_of(pairs: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Return diloco as it is by default, then with each pair of outer learning rate and momentum."""
+def sides_of(compared: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return diloco as the bar has it, then what else is compared with ddp."""
     found: dict[str, Mapping[str, Any]] = {"diloco": DILOCO}
-    for pair in pairs:
-        learning_rate, momentum = map(float, pair.split(","))
-        outer = {"outer_learning_rate": learning_rate, "outer_momentum": momentum}
-        found[f"diloco-{pair}"] = {**DILOCO, **outer}
+    for each in compared:
+        name, *numbers = each.split(",")
+        strategy = {"kind": name, **dict(zip(STRATEGY_FIELDS, map(json.loads, numbers[2:]), strict=False))}
+        found[each] = {"batch_size": int(numbers[0]), "learning_rate": float(numbers[1]), "strategy": strategy}
     return found
 
 
-def main() -> int:
-    """Measure both; return 1 when a bar is missed."""
+def parsed_arguments() -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of each strategy over the link (default 3)")
     parser.add_argument("--delay-ms", type=float, default=100.0, help="per packet and direction (default 100)")
     parser.add_argument("--seeds", type=int, default=3, help="of the losses (default 3)")
-    parser.add_argument("--steps", type=int, default=1500, help="of each training whose loss counts (default 1500)")
-    parser.add_argument("--outer", nargs="*", default=[], metavar="RATE,MOMENTUM", help="outer steps to compare")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"learnt before a loss counts (default {TOKENS:,})")
+    parser.add_argument(
+        "--compare",
+        nargs="*",
+        default=[],
+        metavar="STRATEGY,BATCH,RATE",
+        help=f"losses of others, as ddp,8,3e-3 or diloco,8,3e-3,... with {', '.join(STRATEGY_FIELDS)}",
+    )
     parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure both; return 1 when a bar is missed."""
+    arguments = parsed_arguments()
     if arguments.rank_of:
         be_rank(arguments.rank_of)
         return 0
@@ -210,8 +252,8 @@ def main() -> int:
         folder = Path(name)
         write_corpus(folder / "tokens")
         if arguments.seeds:
-            settings = settings_of(arguments.outer)
-            missed.append(measure_loss(folder, seeds=arguments.seeds, steps=arguments.steps, settings=settings))
+            sides = sides_of(arguments.compare)
+            missed.append(measure_loss(folder, sides, seeds=arguments.seeds, tokens=arguments.tokens))
         if arguments.rounds:
             missed.append(measure_speed(folder, rounds=arguments.rounds, delay_seconds=arguments.delay_ms / 1000))
     print(circumstances())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -19,7 +18,8 @@ from pipelines.training.job import TrainingJob
 from pipelines.training.loader import Loader
 from pipelines.training.loop import Training
 from pipelines.training.strategies.single import SingleRank
-from tests.benchmarks.training_tax import CPU, SIZES, Seconds, Size, Ticking, make_job
+from tests.benchmarks.training_bare import CPU, SIZES, Size, make_job
+from tests.benchmarks.training_tax import Seconds, Ticking
 
 BATCHES = 2000
 NUM_ON_DEVICE = 16
@@ -31,9 +31,9 @@ class Mixed:
 
     def __init__(self, loader: Loader, are_swapped: Sequence[bool]) -> None:
         self._loader, self._are_swapped = loader, are_swapped
-        self._there = [batch.clone() for batch in loader.batches(range(NUM_ON_DEVICE))]
+        self._there = [(windows.clone(),) for (windows,) in loader.batches(range(NUM_ON_DEVICE))]
 
-    def batches(self, _steps: range) -> Generator[torch.Tensor]:
+    def batches(self, _steps: range) -> Generator[tuple[torch.Tensor, ...]]:
         """Yield all pairs."""
         fresh, there = self._loader.batches(range(len(self._are_swapped))), cycle(self._there)
         for is_swapped in self._are_swapped:
@@ -94,13 +94,14 @@ class Samples(Dataset[torch.Tensor]):
         return torch.from_numpy(self._split.slice(start, start + self._length + 1).astype(np.int64))
 
 
-def throughput_ratios(rounds: int) -> list[float]:
-    """Return the batches per second of the loader over those of a torch DataLoader, round by round."""
+def throughput_ratios(rounds: int) -> list[tuple[float, float]]:
+    """Return, round by round, the wall and the CPU time of a torch DataLoader's batches over those of the loader's."""
     size = SIZES["large"]
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), size, rounds)
         loader, peer = _loaders(job, size)
-        return [_seconds(_endless(peer)) / _seconds(loader.batches(range(BATCHES))) for _ in range(rounds)]
+        pairs = [(_took(_endless(peer)), _took(loader.batches(range(BATCHES)))) for _ in range(rounds)]
+    return [(its.wall / own.wall, its.process / own.process) for its, own in pairs]
 
 
 def _loaders(job: TrainingJob, size: Size) -> tuple[Loader, DataLoader[torch.Tensor]]:
@@ -116,8 +117,8 @@ def _endless(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         yield from batches
 
 
-def _seconds(batches: Iterator[torch.Tensor]) -> float:
-    started = time.perf_counter()
+def _took(batches: Iterator[object]) -> Seconds:
+    began = Seconds.now()
     for _ in islice(batches, BATCHES):
         pass
-    return time.perf_counter() - started
+    return Seconds.now().since(began)

@@ -1,19 +1,21 @@
 """One training framework and a bare loop in one process, in turns: what the framework adds to each step.
 
-    python -m tests.benchmarks.training_tax slipway [--rounds 10]
+    python -m tests.benchmarks.training_tax slipway [--over tuned] [--rounds 10]
 
 After each of the framework's steps the bare loop takes one of its own, so that whatever else the machine does slows
-both alike. Both have the same model, loss, optimizer and clipping, and one thread; only what is around them differs.
-The bare loop's batches lie in memory; a framework brings its own loader, and what its threads compute meanwhile counts
-as its own. The framework `bare` is a second bare loop: what it adds is the error of the measurement. Prints one JSON
-object: for each size, a list of rounds.
+both alike. Both have the same model, loss, fused AdamW, clipping and cosine schedule, and one thread; only what is
+around them differs. The bare loop's batches lie in memory; a framework brings its own loader, and what its threads
+compute meanwhile counts as its own. The framework `bare` is a second bare loop: what it adds is the error of the
+measurement. Prints one JSON object: for each size, a list of rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,46 +28,21 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipelines.formats.shards import EncodedDocument, write_shards
-from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.job import TrainingJob
 from pipelines.training.loop import Training
-from pipelines.training.loss import NextTokenLoss
-from pipelines.training.model import build_model
 from pipelines.training.optimizer import build_optimizer
 from pipelines.training.strategies.single import SingleRank
-from pipelines.training.supervision.heartbeat import LiveState
-
-CPU = torch.device("cpu")
-NUM_TOKENS = 200_000
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model, its batch, and how long to look."""
-
-    architecture: ArchitectureConfig
-    vocabulary_size: int
-    batch_size: int
-    sequence_length: int
-    warm_up_steps: int
-    round_steps: int
-    """Steps whose mean is one measurement."""
-
-
-SIZES: Mapping[str, Size] = {
-    "small": Size(
-        ArchitectureConfig(
-            hidden_size=16, intermediate_size=32, num_layers=1, num_heads=1, num_key_value_heads=1, context_length=16
-        ),
-        vocabulary_size=64,
-        batch_size=4,
-        sequence_length=16,
-        warm_up_steps=100,
-        round_steps=200,
-    ),
-    "large": Size(ArchitectureConfig(hidden_size=128), 2048, 4, 128, warm_up_steps=4, round_steps=8),
-}
+from pipelines.training.supervision.heartbeat import LiveState, beating
+from tests.benchmarks.training_bare import (
+    BARE_LOOPS,
+    CPU,
+    SIZES,
+    Size,
+    bare_steps,
+    make_job,
+    make_module,
+    random_windows,
+)
 
 
 @dataclass(frozen=True)
@@ -141,55 +118,6 @@ class Ticking(LiveState):
         self._stepped(step)
 
 
-def make_job(folder: Path, size: Size, rounds: int) -> TrainingJob:
-    """Lay out a training on random tokens that saves only at its end, a few steps after the last round's."""
-    tokens = np.random.default_rng(0).integers(1, size.vocabulary_size, NUM_TOKENS)
-    document = EncodedDocument(id="all", tokens=tokens)
-    write_shards(folder / "tokens", {"train": [document]}, vocabulary_size=size.vocabulary_size, eos_id=0)
-    steps = size.warm_up_steps + rounds * size.round_steps + 2
-    job = TrainingJob(
-        architecture=size.architecture,
-        training=TrainingConfig(
-            max_steps=steps,
-            warmup_steps=1,
-            batch_size=size.batch_size,
-            sequence_length=size.sequence_length,
-            checkpoint_every_steps=steps,
-            precision="fp32",
-        ),
-        tokens=folder / "tokens",
-        tokenizer=folder,
-        workspace=folder / "work",
-        store_url=f"file://{folder / 'store'}",
-        checkpoints="checkpoints/bench",
-    )
-    job.save()
-    return job
-
-
-def make_module(job: TrainingJob, size: Size) -> NextTokenLoss:
-    """Return the model with its loss."""
-    return NextTokenLoss(build_model(job.architecture, vocabulary_size=size.vocabulary_size, eos_id=0, seed=1))
-
-
-def random_windows(job: TrainingJob, size: Size) -> torch.Tensor:
-    """Return enough windows for all steps, shape (windows, sequence_length + 1)."""
-    shape = (job.training.max_steps * size.batch_size, size.sequence_length + 1)
-    return torch.from_numpy(np.random.default_rng(1).integers(1, size.vocabulary_size, shape))
-
-
-def bare_steps(job: TrainingJob, size: Size) -> Iterator[None]:
-    """Take the steps of a training, one each time that the next is asked for."""
-    module = make_module(job, size)
-    optimizer = build_optimizer(module, job.training, CPU)
-    for batch in random_windows(job, size).split(size.batch_size):
-        module(batch).backward()
-        nn.utils.clip_grad_norm_(module.parameters(), job.training.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        yield
-
-
 def bare(job: TrainingJob, size: Size, turns: Turns) -> None:
     """Train with nothing around it."""
     for step, _ in enumerate(bare_steps(job, size), start=1):
@@ -197,8 +125,11 @@ def bare(job: TrainingJob, size: Size, turns: Turns) -> None:
 
 
 def slipway(job: TrainingJob, _size: Size, turns: Turns) -> None:
-    """Train with Slipway's loop: data from the disk, readings, schedule, watch for bad numbers, call to stop."""
-    Training(job, SingleRank(CPU), Ticking(turns.stepped)).run()
+    """Train as a rank does: data from the disk, readings, watch for bad numbers, call to stop, signs of life."""
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "0"})
+    live = Ticking(turns.stepped)
+    with beating(live, job.heartbeats_folder):
+        Training(job, SingleRank(CPU), live).run()
 
 
 def transformers_trainer(job: TrainingJob, size: Size, turns: Turns) -> None:
@@ -275,11 +206,11 @@ FRAMEWORKS: Mapping[str, Framework] = {
 }
 
 
-def measure(framework: Framework, size: Size, rounds: int) -> list[dict[str, list[float]]]:
+def measure(size: Size, framework: Framework, over: str, rounds: int) -> list[dict[str, list[float]]]:
     """Return wall and CPU seconds per step of both sides, round by round."""
     with tempfile.TemporaryDirectory() as name:
         job = make_job(Path(name), size, rounds)
-        turns = Turns(bare_steps(job, size), size.warm_up_steps)
+        turns = Turns(bare_steps(job, size, over), size.warm_up_steps)
         framework(job, size, turns)
         return turns.rounds(size.round_steps)
 
@@ -288,11 +219,14 @@ def main() -> None:
     """Measure one framework with a model of each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("framework", choices=FRAMEWORKS)
+    parser.add_argument("--over", choices=BARE_LOOPS, default="plain", help="bare loop (default plain)")
     parser.add_argument("--rounds", type=int, default=10, help="of each size (default 10)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    framework = FRAMEWORKS[arguments.framework]
-    print(json.dumps({name: measure(framework, size, arguments.rounds) for name, size in SIZES.items()}))
+    run = functools.partial(
+        measure, framework=FRAMEWORKS[arguments.framework], over=arguments.over, rounds=arguments.rounds
+    )
+    print(json.dumps({name: run(size) for name, size in SIZES.items()}))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ def test_a_step_makes_the_host_wait_for_nothing(precision: str, accumulation_ste
         precision=precision,
         accumulation_steps=accumulation_steps,
     )
-    batches = iter(training._loader.batches(range(STEPS)))
+    batches = training._loader.batches(range(STEPS))
     for _ in range(WARM_UP_STEPS):
-        training._step(next(batches))
+        training._step(next(batches), rate=0.01)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
-            training._step(batch)
+            training._step(batch, rate=0.01)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipelines.training.loop import FINAL_STEPS
 from pipelines.training.loss import NextTokenLoss
 from pipelines.training.metrics import Reading, read_metrics
 from pipelines.training.model import build_model
+from pipelines.training.strategies.single import SingleRank
 from tests.loop_case import ARCHITECTURE, VOCABULARY, open_training, write_tokens
 
 CPU = torch.device("cpu")
@@ -73,6 +75,22 @@ def test_the_scale_of_float16_gradients_survives_a_restart(tokens: Path, tmp_pat
     assert scaler["_growth_tracker"] == 8
 
 
+@pytest.mark.parametrize("size", [pytest.param(1e-3, id="small-enough"), pytest.param(10.0, id="too-large")])
+def test_gradients_that_are_clipped_together_have_the_bits_of_those_clipped_one_by_one(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = [size * torch.randn(shape, generator=generator) for shape in ((50, 16), (16,), (16, 32), (7, 3, 2))]
+    norms, clipped = [], []
+    for clip in (SingleRank(CPU).clip, functools.partial(torch.nn.utils.clip_grad_norm_, foreach=False)):
+        parameters = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        norms.append(clip(parameters, 1.0))
+        clipped.append([parameter.grad for parameter in parameters])
+    assert torch.equal(*norms)
+    assert all(torch.equal(one, other) for one, other in zip(*clipped, strict=True))
+    assert torch.equal(clipped[0][0], gradients[0]) == (norms[0] < 1.0)
+
+
 def test_equal_trainings_end_with_equal_numbers_whatever_the_clock_says(tokens: Path, tmp_path: Path) -> None:
     readings = [trained(tokens, tmp_path / name)[-2:] for name in ("one", "other")]
     (one_before, one), (_, other) = readings
@@ -119,7 +137,7 @@ def test_the_loader_yields_what_the_order_says(
     batches = list(opened.batches(range(5, 55)))
     assert len(batches) == 50
     for step, batch in enumerate(batches, start=5):
-        assert batch.tolist() == windows.read(order.windows(range(step, step + 1), share)[0]).tolist()
+        assert torch.stack(batch).tolist() == windows.read(order.windows(range(step, step + 1), share)[0]).tolist()
 
 
 def loader_threads() -> list[threading.Thread]:

@@ -41,10 +41,12 @@ class Workers:
         return {rank: future.result(LONG).item() for rank, future in begun.items()}
 
 
-def test_all_workers_get_the_mean() -> None:
-    workers = Workers(3, LONG)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_all_workers_get_the_mean(count: int) -> None:
+    workers = Workers(count, LONG)
     for number in (0.0, 10.0):
-        assert workers.average({0: number, 1: number + 1, 2: number + 5}) == dict.fromkeys(range(3), number + 2)
+        values = {rank: number + 2 * rank for rank in range(count)}
+        assert workers.average(values) == dict.fromkeys(range(count), number + count - 1)
 
 
 def test_a_round_goes_on_without_a_worker_that_never_comes() -> None:
@@ -81,6 +83,15 @@ def test_the_others_try_again_when_a_worker_dies_within_a_round() -> None:
     begun = [workers.begin(rank, value) for rank, value in ((0, 1.0), (2, 3.0))]
     workers.rounds[1]._group.abort()  # its connections end, as when its process dies
     assert [future.result(LONG).item() for future in begun] == [2.0, 2.0]
+
+
+def test_one_of_two_goes_on_alone_when_the_other_dies_within_a_round() -> None:
+    workers = Workers(2, SOON)
+    workers.average({0: 0.0, 1: 0.0})
+    begun = workers.begin(0, 1.0)
+    workers.rounds[1]._group.abort()
+    assert begun.result(LONG).item() == 1.0
+    assert workers.rounds[0].members == [0]
 
 
 def test_a_worker_that_left_is_not_waited_for() -> None:

@@ -25,6 +25,9 @@ _GATHERED_LAYERS = 2
 _COPIES = 4
 """Weights beside a worker's own in `diloco`: the shared ones, their momentum, what was sent, and what comes back."""
 
+_COPIES_ON_THE_WAY = 3
+"""More of them while workers exchange theirs: how far this one went, and between two both sides' message."""
+
 
 def memory_per_rank(sizes: Sizes, training: TrainingConfig, *, on_gpu: bool) -> RankMemory:
     """Return what the rank that needs most needs, from above: what is freed in between counts as if it were not.
@@ -54,7 +57,7 @@ def checkpoint_bytes(sizes: Sizes, training: TrainingConfig) -> int:
     """Return the size of one checkpoint: weights and moments; of `diloco`, all workers' and what they share."""
     match training.strategy:
         case DilocoConfig():
-            return training.ranks * (_state(sizes) + _exchange(sizes, training.strategy))
+            return training.ranks * (_state(sizes) + _COPIES * FLOAT * sizes.num_trained_parameters)
         case _:
             return _state(sizes)
 
@@ -81,7 +84,7 @@ def _exchange(sizes: Sizes, strategy: StrategyConfig) -> int:
             largest_gradient = FLOAT * max(sizes.largest_layer_parameters, sizes.outer_parameters)
             return (gathered * sizes.compute_bytes + largest_gradient) // parts
         case DilocoConfig():
-            return _COPIES * FLOAT * sizes.num_trained_parameters
+            return (_COPIES + _COPIES_ON_THE_WAY) * FLOAT * sizes.num_trained_parameters
         case ParameterServerConfig():
             return 2 * FLOAT * sizes.num_parameters
         case _:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -49,10 +49,10 @@ class FullyShardedDataParallel(Ranks, Together):
         make_room(module, "cpu" if self._is_offloaded else self.device)
         return module
 
-    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm: torch.Tensor = nn.utils.get_total_norm(gradients).full_tensor()
-        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm.to(self.device)
 
     def full_weights(self, model: nn.Module) -> Iterator[Named]:

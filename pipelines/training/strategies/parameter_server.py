@@ -6,7 +6,7 @@ Messages are vectors over gloo's send and receive: `torch.distributed.rpc` would
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -138,7 +138,7 @@ class Worker(Independent):
         module.register_forward_hook(lambda _module, _inputs, loss: self._losses.append(loss.detach()))
         return module
 
-    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
         """Send the gradients; the server clips their mean."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained]
         norm: torch.Tensor = nn.utils.get_total_norm(gradients)

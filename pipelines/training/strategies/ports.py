@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -53,8 +53,12 @@ class Strategy(Protocol):
     def micro_batch(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Surround forward and backward of one micro-batch; gradients are exchanged with the last."""
 
-    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
-        """Scale gradients down to a norm over the whole model, and return the norm before, a scalar on the device."""
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
+        """Scale the gradients of all trained parameters down to a norm over the whole model.
+
+        Returns:
+            the norm before, a scalar on the device.
+        """
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Exchange what is exchanged between steps; `step` counts the steps done."""

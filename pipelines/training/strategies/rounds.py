@@ -1,6 +1,6 @@
 """Averages among workers of which some may be slow or lost: the others go on without them.
 
-The members of an epoch are fixed, and a round among them is a single all-reduce. When that fails, for a member died or
+The members of an epoch are fixed, and a round among them is a single collective. When that fails, for a member died or
 was silent for too long, or when somebody waits to be let in, the next epoch begins:
 
 1. Who is ready says so at a store, which outlives each worker. Who has waited long enough for the members of the epoch
@@ -87,8 +87,7 @@ class Rounds:
     def _round(self, group: dist.ProcessGroupGloo, values: torch.Tensor) -> torch.Tensor:
         is_first = self._rank == self.members[0]
         knocks = float(is_first and self._store.check([f"{self._epoch + 1}/knock"]))
-        total = torch.cat([values, torch.tensor([knocks])])
-        group.allreduce([total]).wait()
+        total = _sum(group, torch.cat([values, torch.tensor([knocks])]))
         epoch, count = self._version
         self._version = (epoch, count + 1) if epoch == self._epoch else (self._epoch, 1)
         self.has_left_out |= len(self.members) < len(self._everyone)
@@ -158,3 +157,17 @@ class Rounds:
             with contextlib.suppress(RuntimeError):  # they are not there yet
                 self._store.wait(list(keys), timedelta(seconds=min(_POLL_SECONDS, self._timeout_seconds)))
                 return
+
+
+def _sum(group: dist.ProcessGroupGloo, values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the members' values, the same bits for each; `values` may be overwritten.
+
+    Two members hand each other all they have. An all-reduce sends as many bytes in two journeys, the second of which
+    brings back what the first has summed: over a link whose delay counts it takes twice as long.
+    """
+    if group.size() != 2:
+        group.allreduce([values]).wait()
+        return values
+    rows = [torch.empty_like(values) for _ in range(2)]
+    group.allgather([rows], [values]).wait()
+    return rows[0].add_(rows[1])

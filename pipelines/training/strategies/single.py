@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -47,8 +47,8 @@ class Whole(Together):
         make_room(module, self.device)
         return module
 
-    def clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
-        norm: torch.Tensor = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
+        norm: torch.Tensor = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)  # no loop in Python on CPUs
         return norm
 
     def full_weights(self, model: nn.Module) -> Iterator[Named]:

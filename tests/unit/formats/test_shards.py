@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,19 @@ def documents(count: int, *, texts: bool = False) -> list[EncodedDocument]:
     ]
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write shards of 1,024 tokens, so that documents cross borders."""
+    folder = tmp_path_factory.mktemp("shards") / "tokens"
+    parts = {"train": documents(2000), "validation": documents(30, texts=True)}
+    write_shards(folder, parts, vocabulary_size=100, eos_id=EOS, shard_tokens=1024)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Shards of 1,024 tokens, so that documents cross borders."""
-    write_shards(
-        tmp_path / "tokens",
-        {"train": documents(2000), "validation": documents(30, texts=True)},
-        vocabulary_size=100,
-        eos_id=EOS,
-        shard_tokens=1024,
-    )
-    return tmp_path / "tokens"
+def folder(written: Path, tmp_path: Path) -> Path:
+    """Return a copy of the shards that a test may damage."""
+    return shutil.copytree(written, tmp_path / "tokens")
 
 
 def test_every_document_comes_back_with_its_end_of_text(folder: Path) -> None:

@@ -31,6 +31,7 @@ def looks(rank: FakeRank, num_steps: int, *, step_seconds: float, every_steps: i
     found = []
     for done in range(1, num_steps + 1):
         now += step_seconds
+        assert pace.is_due(done) == (done == pace.next_look)
         if pace.is_due(done):
             found.append(done)
             pace.go_on(done)
@@ -57,7 +58,7 @@ def test_a_long_training_leaves_few_looks_and_is_still_told_to_stop_in_time() ->
 
 def test_ranks_with_different_clocks_look_at_the_same_steps() -> None:
     """The quick rank hears from the slow one; what it decides alone would differ."""
-    slow = looks(FakeRank(), 100, step_seconds=0.09)
+    slow = looks(FakeRank(), 100, step_seconds=0.9 * SOONEST_SECONDS)
     claims = iter(after - before > 1 for before, after in itertools.pairwise([0, *slow]))
     assert looks(FakeRank(other=lambda: next(claims)), 100, step_seconds=0.0001) == slow
     assert looks(FakeRank(), 100, step_seconds=0.0001) != slow
