@@ -66,7 +66,7 @@ images: $(RUNTIME)  ## build the images (IMAGES, REGISTRY, IMAGE_PREFIX, TAG, BA
 test-images: $(DEV)  ## build the trainer and run steps in it as a restricted pod would (BASE_IMAGE)
 	$(BIN)/python -m pytest tests/images $(PYTEST_FLAGS)
 
-e2e-k8s: $(DEV)  ## run the demo's lifecycle on the cluster of KUBECONFIG and check it (STORE=s3://..., REGISTRY, TAG, OVERLAY)
+e2e-k8s: $(DEV)  ## release the demo on the cluster of KUBECONFIG and check it (STORE=s3://..., REGISTRY, TAG, OVERLAY, PROMETHEUS)
 	@PYTHONPATH=$(PYTHONPATH):$(CURDIR)/docker $(BIN)/python -m tests.e2e_k8s
 
 schema: $(RUNTIME)  ## write the JSON Schema of model specs for editors

@@ -53,35 +53,37 @@ def code_digest(module: str) -> str:
     return digest.hexdigest()
 
 
-def import_closure(module: str) -> set[str]:
-    """Return the names of all modules of `pipelines` that `module` imports statically, itself included.
+def import_closure(*modules: str) -> set[str]:
+    """Return the names of all modules of `pipelines` that `modules` import statically, they themselves included.
 
     A string that is exactly the name of such a module counts as an import: that is how a process is told what to run.
     """
     found: set[str] = set()
-    waiting = [module]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        source = _source(name)
-        if name in found or source is None:
+        if name in found or (source := _source(name)) is None:
             continue
         found.add(name)
-        waiting.extend(_imports(ast.parse(source.read_text(encoding="utf-8"))))
+        waiting.extend(_imports(source))
         if "." in name:
             waiting.append(name.rpartition(".")[0])
     return found
 
 
-def _imports(tree: ast.Module) -> Iterable[str]:
-    for node in ast.walk(tree):
+@functools.cache
+def _imports(source: Path) -> frozenset[str]:
+    """Return what a file imports, and what in it may be the name of a module; most files are in several closures."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
-                yield from (alias.name for alias in names)
+                found.update(alias.name for alias in names)
             case ast.ImportFrom(module=str(origin), names=names, level=0):
-                yield origin
-                yield from (f"{origin}.{alias.name}" for alias in names)
+                found.update((origin, *(f"{origin}.{alias.name}" for alias in names)))
             case ast.Constant(value=str(text)) if text.startswith("pipelines."):
-                yield text
+                found.add(text)
+    return frozenset(found)
 
 
 def _source(name: str) -> Path | None:

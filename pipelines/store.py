@@ -51,14 +51,15 @@ class Store:
         if self.local_path(_CHECKS) is not None:
             return  # a folder is readable and writable as a whole
         path = f"{_CHECKS}/{uuid.uuid4().hex}"
-        if not self.create(path, b"") or self.create(path, b""):
+        has_one_winner = self.create(path, b"") and not self.create(path, b"")
+        self.read(path)
+        self.list(_CHECKS)
+        self.delete(path)
+        if not has_one_winner:
             raise StoreRefused(
                 f"store: of two writers of {self.url}/{path} not exactly one won; use S3, or a server that heeds "
                 f"If-None-Match, or set {self._setting} elsewhere"
             )
-        self.read(path)
-        self.list(_CHECKS)
-        self.delete(path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write an object unless it exists; return whether this call wrote it. Of two writers exactly one wins."""

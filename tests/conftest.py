@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pytest_socket import disable_socket, enable_socket
@@ -16,7 +17,10 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from pipelines.store import Store
-from tests.live_postgres import LivePostgres
+
+if TYPE_CHECKING:
+    from tests.live_postgres import LivePostgres
+    from tests.live_s3 import LiveS3
 
 WITHOUT_NETWORK = {Path(__file__).parent / "unit", Path(__file__).parent / "simulations"}
 REQUIRE_PACKAGES = "SLIPWAY_REQUIRE_PACKAGES"
@@ -104,9 +108,21 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePostgres]:
     """Return the embedded PostgreSQL, without a database of ours."""
+    from tests.live_postgres import LivePostgres
+
     server = LivePostgres(tmp_path_factory.mktemp("postgres"))
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[LiveS3]:
+    """Return an S3 server; tests make buckets of their own."""
+    from tests.live_s3 import LiveS3
+
+    server = LiveS3()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

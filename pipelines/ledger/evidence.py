@@ -38,6 +38,9 @@ class Evidence(Frozen):
     spreads: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
     """Per latency metric and traffic: bad events and exposures of stable in its latest looks, for the design effect."""
 
+    latency_since: float | None = None
+    """When stable's latencies were first known from enough looks to be judged, by the ledger's clock."""
+
     mark: str = ""
     """Cursor at which the present weight was confirmed: only sessions that began after it count."""
 

@@ -39,7 +39,7 @@ def service_files(service: str, root: Path = REPOSITORY) -> list[Path]:
     if not (folder / "service.py").is_file():
         raise BadInput(f"packaging.service: there is no bentos/{service}/service.py")
     own = [root / "bentos" / "__init__.py", *folder.rglob("*.py")]
-    modules = {module for path in own for name in _imports(path) for module in keys.import_closure(name)}
+    modules = keys.import_closure(*(name for path in own for name in _imports(path)))
     return sorted({path.relative_to(root) for path in own} | {_file_of(module, root) for module in modules})
 
 

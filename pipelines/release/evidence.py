@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -93,8 +94,7 @@ def learn(evidence: Evidence, reading: Reading, config: RolloutConfig) -> Eviden
             "looked_at": reading.at,
             "cursor": reading.cursor,
             "meters": {**evidence.meters, **reading.meters},
-            "windows": _windows(evidence, reading),
-            "spreads": _spreads(evidence, _slow(evidence, reading, config)),
+            **_stable_latencies(evidence, reading, _slow(evidence, reading, config)),
         }
     )
 
@@ -140,8 +140,7 @@ def absorb(evidence: Evidence, reading: Reading, state: RolloutState, config: Ro
             "bets": _plain(bets),
             "full": _plain(full),
             "split": _split(evidence, users, state, reading.at),
-            "windows": _windows(evidence, reading),
-            "spreads": _spreads(evidence, slow),
+            **_stable_latencies(evidence, reading, slow),
             "exposures": evidence.exposures + (users.canary if _is_confirmed_step(state) else 0),
             "totals": _totals(evidence, reading),
             "counted": agreement.added(evidence.counted, reading),
@@ -211,12 +210,29 @@ def _latency_increments(
             yield metric, _worse(seen, config, effect)
 
 
+def _stable_latencies(
+    evidence: Evidence, reading: Reading, slow: Iterable[tuple[str, str, Compared]]
+) -> dict[str, Any]:
+    """Return the fields of the evidence that tell how stable's latencies lie, after a reading."""
+    spreads = _spreads(evidence, slow)
+    is_known = _most_looks(spreads) >= MIN_LOOKS
+    return {
+        "windows": _windows(evidence, reading),
+        "spreads": spreads,
+        "latency_since": _first(evidence.latency_since, reading.at) if is_known else None,
+    }
+
+
 def _spreads(evidence: Evidence, slow: Iterable[tuple[str, str, Compared]]) -> dict[str, tuple[tuple[int, int], ...]]:
     spreads = dict(evidence.spreads)
     for _, key, seen in slow:
         if seen.stable:
             spreads[key] = (*spreads.get(key, ()), (seen.stable_bad, seen.stable))[-MAX_LOOKS:]
     return spreads
+
+
+def _most_looks(spreads: Mapping[str, tuple[tuple[int, int], ...]]) -> int:
+    return max(map(len, spreads.values()), default=0)
 
 
 def _windows(evidence: Evidence, reading: Reading) -> dict[str, tuple[float, ...]]:
@@ -261,7 +277,7 @@ def log_e_star(evidence: Evidence, config: RolloutConfig) -> float:
 
 def looks_at_latency(evidence: Evidence) -> int | None:
     """Return from how many looks stable's latencies are known at best; None when no latency was ever measured."""
-    return max(map(len, evidence.spreads.values()), default=0) if evidence.windows else None
+    return _most_looks(evidence.spreads) if evidence.windows else None
 
 
 def exp(log: float) -> str:

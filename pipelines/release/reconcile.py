@@ -95,13 +95,15 @@ def reconcile(snapshot: Snapshot, port: int, fleet: Fleet, router: Router) -> Wo
     observed = router.observe(service)
     addresses, failure = _started(wanted, observed, fleet)
     ready = frozenset(copy for copy in addresses if fleet.ready(copy))
+    is_routed = observed is None and not wanted.wanted  # a first release that ends before anything was routed
     route = desired_route(wanted, addresses, ready, observed, service=service, port=port)
-    if route is not None and not _is_in_force(observed, route, token):
-        router.apply(route, token)
-        observed = router.observe(service)
+    if route is not None and not is_routed:
+        if not _is_in_force(observed, route, token):
+            router.apply(route, token)
+            observed = router.observe(service)
+        is_routed = _is_in_force(observed, route, token)
     if failure is not None:
         raise failure
-    is_routed = route is not None and _is_in_force(observed, route, token)
     running = fleet.list(service)
     if is_routed:
         running = _stop_others(running, wanted, fleet)

@@ -137,8 +137,8 @@ def _missing(evidence: Evidence, reading: Reading, state: RolloutState, config: 
         return
     if evidence.exposures < config.min_user_exposures:
         yield f"{evidence.exposures} of {config.min_user_exposures} user exposures at this weight"
-    if config.metric_weights.latency and (known := looks_at_latency(evidence)) is not None and known < MIN_LOOKS:
-        yield f"stable's latencies are known from {known} of {MIN_LOOKS} looks"
+    if config.metric_weights.latency:
+        yield from _missing_of_latency(evidence, reading.at, since, least)
     needed = -math.log(config.beta)
     for metric in (ERRORS, VALIDITY):
         if (found := log_bet(evidence, metric)) < needed:
@@ -147,6 +147,21 @@ def _missing(evidence: Evidence, reading: Reading, state: RolloutState, config: 
                 f"evidence on {metric} is {exp(found)} of {exp(needed)} (a version without bad events needs {clean} "
                 "requests)"
             )
+
+
+def _missing_of_latency(evidence: Evidence, now: float, since: float, least: float) -> Iterator[str]:
+    """Yield what is missing until latencies were judged for as long as a weight lasts at least.
+
+    A slow version must not rise at the very look at which stable's latencies become known.
+    """
+    known = looks_at_latency(evidence)
+    if known is None:
+        return
+    if known < MIN_LOOKS:
+        yield f"stable's latencies are known from {known} of {MIN_LOOKS} looks"
+    judged = now - max(since, now if evidence.latency_since is None else evidence.latency_since)
+    if judged < least:
+        yield f"latencies were judged for {judged:.0f} of {least:g} s at this weight"
 
 
 def _described(evidence: Evidence) -> str:

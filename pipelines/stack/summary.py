@@ -44,6 +44,11 @@ class Summary(BaseModel):
     digest: str
     endpoint: str
     perplexity: Perplexity | None
+    """Of the model that this run made."""
+
+    made: str | None
+    """Digest of the model that this run made; another one serves when this one was in production before."""
+
     reused: dict[str, str]
     """Run that did the work, by step that was not done again."""
 
@@ -71,6 +76,7 @@ class Summary(BaseModel):
         lines = {
             "Model": f"{self.model} version {self.version}",
             "Digest": self.digest,
+            **self._not_released(),
             "Perplexity": self.perplexity.text() if self.perplexity else "not measured in this run",
             "Reused": reused,
             "Endpoint": self.endpoint,
@@ -78,6 +84,12 @@ class Summary(BaseModel):
             "It answers": answer,
         }
         return "\n" + "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+    def _not_released(self) -> dict[str, str]:
+        if self.made in (None, self.digest):
+            return {}
+        why = "was in production before and is replaced; `release rollback --to VERSION` returns to it"
+        return {"Not serving": f"{self.made}, which this run made, with the perplexity below: it {why}"}
 
 
 def summarise(store: Store, model: str, run_id: str) -> Summary:
@@ -90,12 +102,14 @@ def summarise(store: Store, model: str, run_id: str) -> Summary:
     if "record" not in receipts:
         raise StackError(f"run {run_id} of {model} has no receipt of `record` in {store.url}, so it released nothing")
     record = receipts["record"].result
+    made = receipts["train"].result.get("model") if "train" in receipts else None
     return Summary(
         model=model,
         version=record["version"],
         digest=record["digest"],
         endpoint=record["endpoint"],
         perplexity=_perplexity(receipts["evaluate"].result) if "evaluate" in receipts else None,
+        made=made["digest"] if made else None,
         reused={step: receipt.reused_from for step, receipt in receipts.items() if receipt.reused},
     )
 

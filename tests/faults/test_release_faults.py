@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +26,11 @@ from tests.steps.release_stage import MODEL, PHASES, Stage, answers, installed
 from tests.unit.release.fakes import CONFIG, candidate
 from tests.unit.release.sqlite_ledger import Clock, new_ledger
 from tests.unit.release.traffic import Behaviour, Drawn
-from tests.unit.release.world import ALL, World
+from tests.unit.release.world import ALL, Moment, World
 
 
 class Crash(BaseException):
     """The controller's death: nothing after it runs."""
-
-
-@dataclass(frozen=True)
-class Death:
-    """What a controller leaves that is killed at one point of a release."""
-
-    world: bytes
-    """Copies, routes, traffic and time, as pickle writes them."""
-
-    ledger: bytes
-    """All that was written down."""
 
 
 class Recorder:
@@ -51,11 +38,10 @@ class Recorder:
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_points = 0
-        self.deaths: list[Death] = []
+        self.deaths: list[Moment] = []
         """Those that differ: where nothing was done between two points, it does not matter at which it died."""
 
         self._world = world
-        self._ledger_file = Path(world.url.removeprefix("sqlite:///"))
         world.faults.before = world.faults.after = lambda _call: self._keep()
         save = ledger.save
 
@@ -69,7 +55,7 @@ class Recorder:
 
     def _keep(self) -> None:
         self.num_points += 1
-        death = Death(pickle.dumps(self._world), self._ledger_file.read_bytes())
+        death = Moment.of(self._world)
         if death not in self.deaths:
             self.deaths.append(death)
 
@@ -93,13 +79,12 @@ def world_with_two(number: int) -> tuple[World, Rollout]:
     return world, world.open(candidate("two", against="one", config=RULES), f"run-{number}", *ALL)
 
 
-def go_on_after(death: Death) -> World:
+def go_on_after(death: Moment) -> World:
     """Let a new controller look at the moment of a death; return its world.
 
     What the dead one had seen, and not written down, is seen again.
     """
-    world: World = pickle.loads(death.world)  # noqa: S301 - written by this test
-    new_ledger(clock=world.clock, content=death.ledger)
+    world = death.again()
     world.controller.remove_unknown()
     world.look_on()
     return world

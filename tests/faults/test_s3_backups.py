@@ -269,7 +269,11 @@ def new_home(installation: Installation) -> Iterator[Settings]:
 def test_a_whole_life_on_a_server_that_refuses_3_of_10_requests(
     envoy: BehindEnvoy, bucket: Bucket, installation: Installation, new_home: Settings, commands: Commands
 ) -> None:
-    """Create, add, forget, list, verify, refuse, restore."""
+    """Create, add, forget, list, verify, refuse, restore: 360 requests.
+
+    After 8 refusals in a row a request is given up: that would end one such life in 40, so more attempts are set.
+    """
+    commands.monkeypatch.setenv("AWS_MAX_ATTEMPTS", "16")
     with envoy(OFTEN_BUSY):
         commands.at(installation.settings)
         assert_three_backups_of_which_two_are_kept(bucket, installation, commands)

@@ -18,11 +18,11 @@ from pipelines.release.ports import Arm, Observed, Route, Split, Target
 from pipelines.release.reading import Counted, Reading
 from pipelines.release.rollout import advance
 from pipelines.release.verdict import VerdictKind, judge
-from tests.unit.release import trials
+from tests.simulations import trials
+from tests.simulations.trials import Trial
 from tests.unit.release.fakes import FakeFleet, FakeRouter
 from tests.unit.release.states import ENOUGH, NEW, NOW, OLD, RULES, reading, seen, watched
 from tests.unit.release.traffic import GOOD, Behaviour, Drawn
-from tests.unit.release.trials import Trial
 
 FAILING = Behaviour(error_rate=0.08)
 IMPATIENT = Behaviour(left_rate=0.15)

@@ -10,9 +10,9 @@ from pipelines import ledger
 from pipelines.ledger import Outcome, Phase
 from pipelines.release.ports import Arm, Counts
 from pipelines.spec.serving import QualityConfig
+from tests.simulations.trials import REFERENCES, RULES, Trial
 from tests.unit.release.fakes import artifact
 from tests.unit.release.traffic import GOOD, Behaviour
-from tests.unit.release.trials import REFERENCES, RULES, Trial
 
 ERRORS = Behaviour(error_rate=0.05)
 SLOW = Behaviour(slowness=2.0)
@@ -69,6 +69,23 @@ def test_what_is_slow_only_under_load_is_found_at_the_weight_where_it_shows() ->
     ended = trial.run_out()
     assert (ended.state.outcome, ended.state.step) == (Outcome.WORSE, 1)
     assert "most of it from " in ended.state.detail
+
+
+def test_the_time_at_a_weight_counts_only_from_when_latencies_can_be_judged() -> None:
+    """Stable's latencies become known at the first weight: by then its bake is long over."""
+    trial = Trial.begin(4)
+    trial.score_pairs(worse=0.5)
+    risen = trial.run_while(lambda rollout: rollout.state.step == 0).state.evidence
+    assert risen.latency_since is not None
+    assert risen.looked_at is not None
+    assert risen.looked_at - risen.latency_since >= RULES.bake_seconds
+
+
+def test_what_is_slow_from_its_first_request_meets_no_second_weight() -> None:
+    trial = Trial.begin(4, Behaviour(slowness=4.0))
+    trial.score_pairs(worse=0.5)
+    ended = trial.run_out()
+    assert (ended.state.outcome, ended.state.step) == (Outcome.WORSE, 0)
 
 
 def test_worse_text_with_200_answers_only_is_rolled_back_by_pairs_before_any_user() -> None:

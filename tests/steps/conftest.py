@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,14 +79,6 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random-weight Llama (hidden 32, 2 layers, vocabulary 384, context 128)."""
     return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[LiveS3]:
-    """An S3 server."""
-    server = LiveS3()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -276,3 +276,4 @@ def test_a_server_that_does_not_heed_conditions_is_no_store(bucket: str, line: F
     line.dropped = frozenset({"if-none-match"})
     with pytest.raises(StoreRefused, match=r"of two writers of s3://.* not exactly one won; use S3, or a server that"):
         store.check()
+    assert list(store.list("checks")) == []

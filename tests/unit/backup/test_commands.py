@@ -13,8 +13,9 @@ from pipelines.backup.manifest import BackupManifest
 from pipelines.commands.backup import parse_moment
 from pipelines.errors import BadInput
 from pipelines.ledger import backups as ledger_backups
-from pipelines.ledger import migrate
+from pipelines.settings import read_settings
 from tests.unit.backup.saved import Saved
+from tests.unit.release.sqlite_ledger import new_ledger
 
 NOW = 1_000_000.0
 
@@ -42,11 +43,10 @@ def test_anything_else_is_an_error(text: str) -> None:
 
 @pytest.fixture
 def two(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> list[BackupManifest]:
-    """Make two backups in the place that the environment names, with an empty ledger beside them."""
+    """Make two backups in the place that the environment names, with an empty ledger."""
     monkeypatch.setenv("SLIPWAY_HOME", str(saved.home))
     monkeypatch.setenv("SLIPWAY_BACKUP", saved.store.url)
-    monkeypatch.setenv("SLIPWAY_LEDGER", f"sqlite:///{saved.folder}/ledger.db")
-    migrate(f"sqlite:///{saved.folder}/ledger.db")
+    monkeypatch.setenv("SLIPWAY_LEDGER", new_ledger())
     monkeypatch.setattr(ledger_backups, "knows_schema", lambda revision: revision == "")
     return [saved.back_up(saved.version(number), 1000.0 * number) for number in (1, 2)]
 
@@ -108,15 +108,14 @@ def test_verify_misses_a_backup_that_the_ledger_knows(
     two: list[BackupManifest], saved: Saved, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = ledger_backups.BackupRecord("gone", "d" * 64, 1.0, "", 1, 1, 1)
-    ledger_backups.record_backup(f"sqlite:///{saved.folder}/ledger.db", record, {})
+    ledger_backups.record_backup(read_settings().ledger_url(), record, {})
     assert call(monkeypatch, "verify") == 20
     assert "MISSING  gone: the ledger knows it" in capsys.readouterr().out
 
 
 def test_verify_of_nothing_is_no_success(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_HOME", str(saved.home))
-    monkeypatch.setenv("SLIPWAY_LEDGER", f"sqlite:///{saved.folder}/ledger.db")
-    migrate(f"sqlite:///{saved.folder}/ledger.db")
+    monkeypatch.setenv("SLIPWAY_LEDGER", new_ledger())
     assert call(monkeypatch, "verify") == 20
 
 

@@ -14,14 +14,13 @@ from pipelines.errors import ReleaseRefused
 from pipelines.ledger import Candidate, Outcome, Phase
 from pipelines.settings import Settings
 from tests.unit.backup.saved import Saved
+from tests.unit.release.sqlite_ledger import new_ledger
 
 
 @pytest.fixture
 def settings(saved: Saved) -> Settings:
     """Return the settings of an installation whose ledger knows no version."""
-    url = f"sqlite:///{saved.folder}/ledger.db"
-    ledger.migrate(url)
-    return Settings(home=saved.folder / "home", ledger=url, backup=saved.store.url)
+    return Settings(home=saved.folder / "home", ledger=new_ledger(), backup=saved.store.url)
 
 
 def promote(settings: Settings, version: SavedVersion) -> None:

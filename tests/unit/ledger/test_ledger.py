@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +24,8 @@ PROMOTED = RolloutState(phase=Phase.PROMOTED, outcome=Outcome.PROMOTED)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def url(path: Path) -> str:
-    return new_ledger(path)
+def url() -> str:
+    return new_ledger()
 
 
 def promote(url: str, word: str, *, against: str | None = None, run_id: str = "") -> Rollout:
@@ -241,11 +235,11 @@ def test_a_change_leaves_one_event_not_two(url: str) -> None:
         pytest.param("DELETE FROM events WHERE seq = 3", "the last events", id="last-removed"),
     ],
 )
-def test_tampering_with_events_shows(url: str, path: Path, tampering: str, named: str) -> None:
+def test_tampering_with_events_shows(url: str, tampering: str, named: str) -> None:
     promote(url, "one")
     assert ledger.verify_chain(url, "docs") == 3
-    with sqlite3.connect(path) as connection:
-        connection.execute(tampering)
+    with engine(url).begin() as connection:
+        connection.exec_driver_sql(tampering)
 
     with pytest.raises(ledger.ChainBroken, match=named):
         ledger.verify_chain(url, "docs")

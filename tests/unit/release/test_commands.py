@@ -14,14 +14,13 @@ from pipelines.ledger import Phase, Rollout
 from pipelines.release import adapters, inline
 from pipelines.settings import Settings, read_settings
 from tests.unit.release.fakes import candidate
-from tests.unit.release.world import ALL, World
+from tests.unit.release.world import ALL, World, world_with
 
 
 @pytest.fixture
-def two(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
-    """Release two versions, and let commands find this world."""
-    world.release("one")
-    world.release("two", against="one")
+def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    """Return a world where version 2 replaced version 1, and let commands find it."""
+    world = world_with("one", "two")
 
     def wait_for_end(rollout: Rollout, _settings: Settings) -> Rollout:
         world.settle(rollout.service)

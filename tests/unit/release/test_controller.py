@@ -10,10 +10,11 @@ from pipelines import ledger
 from pipelines.errors import ArtifactCorrupt, SlipwayError, StoreRefused
 from pipelines.formats.headers import Traffic
 from pipelines.ledger import Outcome, Phase, Version
+from pipelines.release import orders
 from pipelines.release.ports import Address, Arm, Capability, FleetError, Tally
 from tests.unit.release.fakes import CONFIG, candidate
 from tests.unit.release.traffic import Behaviour, Drawn, Steady
-from tests.unit.release.world import ALL, World
+from tests.unit.release.world import ALL, World, world_with
 
 BEFORE_USERS = ("smoke", "warmup", "shadow")
 
@@ -47,24 +48,26 @@ def test_a_first_release_goes_from_stage_over_smoke_to_promoted(world: World) ->
     assert ledger.verify_chain(world.url, "docs") == len(ledger.events(world.url, "docs"))
 
 
-def test_a_second_version_replaces_the_first_and_the_old_copy_is_stopped(world: World) -> None:
-    first = world.release("one")
+def test_a_second_version_replaces_the_first_and_the_old_copy_is_stopped() -> None:
+    world = world_with("one")
+    first = world.champion
     second = world.release("two", against="one")
 
     assert second.state.phase is Phase.PROMOTED
-    assert second.stable == first.candidate
+    assert second.stable == first
     assert world.fleet.list() == {second.candidate.copy_name}
-    assert world.fleet.stopped == [first.candidate.copy_name]
+    assert world.fleet.stopped == [first.copy_name]
     assert world.router.receiver("docs") == second.candidate.copy_name
 
 
-def test_the_old_copy_is_stopped_only_after_its_last_answer(world: World) -> None:
-    first = world.release("one")
-    world.router.in_flight[first.candidate.copy_name] = 3
+def test_the_old_copy_is_stopped_only_after_its_last_answer() -> None:
+    world = world_with("one")
+    first = world.champion
+    world.router.in_flight[first.copy_name] = 3
     second = world.release("two", against="one")
 
     assert second.state.phase is Phase.DRAIN_OLD
-    assert first.candidate.copy_name in world.fleet.list()
+    assert first.copy_name in world.fleet.list()
 
     world.router.in_flight.clear()
     world.settle()
@@ -72,17 +75,16 @@ def test_the_old_copy_is_stopped_only_after_its_last_answer(world: World) -> Non
     assert world.fleet.list() == {second.candidate.copy_name}
 
 
-def test_weights_that_serve_already_need_no_release(world: World) -> None:
-    world.release("one")
+def test_weights_that_serve_already_need_no_release() -> None:
+    world = world_with("one")
     again = world.release("one", run_id="run-again")
 
     assert (again.state.phase, again.state.outcome) == (Phase.NOT_NEEDED, Outcome.ALREADY_SERVING)
     assert len(world.fleet.copies) == 1
 
 
-def test_weights_that_were_replaced_are_released_again_only_by_force(world: World) -> None:
-    world.release("one")
-    world.release("two", against="one")
+def test_weights_that_were_replaced_are_released_again_only_by_force() -> None:
+    world = world_with("one", "two")
 
     again = world.release("one", run_id="run-again")
     assert (again.state.phase, again.state.outcome) == (Phase.NOT_NEEDED, Outcome.SUPERSEDED)
@@ -92,8 +94,8 @@ def test_weights_that_were_replaced_are_released_again_only_by_force(world: Worl
     assert world.read(forced).state.phase is Phase.PROMOTED
 
 
-def test_a_champion_that_changed_since_evaluate_refuses_the_candidate(world: World) -> None:
-    world.release("one")
+def test_a_champion_that_changed_since_evaluate_refuses_the_candidate() -> None:
+    world = world_with("one")
     late = world.release("two", against=None)
 
     assert (late.state.phase, late.state.outcome) == (Phase.ROLLED_BACK, Outcome.REFUSED)
@@ -120,8 +122,9 @@ def test_only_what_tells_against_the_candidate_refuses_it(
     assert str(trouble) in state.detail + state.hold_reason
 
 
-def test_wrong_golden_answers_are_refused_before_any_user(world: World) -> None:
-    first = world.release("one")
+def test_wrong_golden_answers_are_refused_before_any_user() -> None:
+    world = world_with("one")
+    first = world.champion
     wrong = world.open(candidate("two", against="one"), "run-2", *ALL)
     world.probe.wrong.add(wrong.candidate.copy_name)
     world.settle()
@@ -130,24 +133,25 @@ def test_wrong_golden_answers_are_refused_before_any_user(world: World) -> None:
     assert (ended.state.phase, ended.state.outcome) == (Phase.ROLLED_BACK, Outcome.REFUSED)
     assert "expected 'a', got 'b'" in ended.state.detail
     assert all(held.route.split.canary_bp == 0 for held in world.router.history[-4:])
-    assert world.fleet.list() == {first.candidate.copy_name}
-    assert ledger.champion(world.url, "docs") == first.candidate
+    assert world.fleet.list() == {first.copy_name}
+    assert ledger.champion(world.url, "docs") == first
 
 
-def test_an_endpoint_that_answers_as_somebody_else_is_rolled_back(world: World) -> None:
-    first = world.release("one")
+def test_an_endpoint_that_answers_as_somebody_else_is_rolled_back() -> None:
+    world = world_with("one")
+    first = world.champion
     second = world.open(candidate("two", against="one"), "run-2", *ALL)
-    world.probe.impostors[second.candidate.copy_name] = first.candidate
+    world.probe.impostors[second.candidate.copy_name] = first
     world.settle()
 
     ended = world.read(second)
     assert (ended.state.phase, ended.state.outcome) == (Phase.ROLLED_BACK, Outcome.UNHEALTHY)
     assert "the endpoint answers as version one" in ended.state.detail
-    assert world.router.receiver("docs") == first.candidate.copy_name
+    assert world.router.receiver("docs") == first.copy_name
 
 
-def test_the_weights_rise_one_after_the_other_and_each_has_a_newer_generation(world: World) -> None:
-    world.release("one")
+def test_the_weights_rise_one_after_the_other_and_each_has_a_newer_generation() -> None:
+    world = world_with("one")
     world.router.history.clear()
     world.release("two", against="one")
 
@@ -159,8 +163,8 @@ def test_the_weights_rise_one_after_the_other_and_each_has_a_newer_generation(wo
     assert generations == sorted(generations)
 
 
-def test_a_candidate_that_nobody_could_vet_is_not_staged(world: World) -> None:
-    world.release("one")
+def test_a_candidate_that_nobody_could_vet_is_not_staged() -> None:
+    world = world_with("one")
     world.probe.is_mute = True
     second = world.release("two", against="one")
     assert (second.state.phase, second.state.is_done) == (Phase.STAGE, False)
@@ -180,8 +184,8 @@ def test_a_candidate_that_nobody_could_vet_is_not_staged(world: World) -> None:
         pytest.param(set(), "", id="more-is-no-harm"),
     ],
 )
-def test_a_candidate_that_offers_less_than_stable_is_refused(world: World, lost: set[str], refusal: str) -> None:
-    world.release("one")
+def test_a_candidate_that_offers_less_than_stable_is_refused(lost: set[str], refusal: str) -> None:
+    world = world_with("one")
     offered = frozenset({"POST /v1/completions", "Completion.usage"})
     world.probe.interfaces = {Arm.STABLE: offered, Arm.CANARY: (offered | {"GET /new"}) - lost}
     second = world.release("two", against="one")
@@ -189,10 +193,11 @@ def test_a_candidate_that_offers_less_than_stable_is_refused(world: World, lost:
     assert refusal in second.state.detail
 
 
-def test_a_stable_version_that_is_itself_too_bad_refuses_every_candidate_with_the_figure(world: World) -> None:
-    first = world.release("one")
+def test_a_stable_version_that_is_itself_too_bad_refuses_every_candidate_with_the_figure() -> None:
+    world = world_with("one")
+    first = world.champion
     world.fleet.traffic = Drawn(seed=1)
-    world.fleet.traffic.behaviours[first.candidate.copy_name] = Behaviour(error_rate=0.04)
+    world.fleet.traffic.behaviours[first.copy_name] = Behaviour(error_rate=0.04)
     world.fleet.traffic.flow(100.0, world.router.routes, world.fleet.ready)
     second = world.release("two", against="one")
 
@@ -216,9 +221,9 @@ def test_a_stable_version_that_is_itself_too_bad_refuses_every_candidate_with_th
     ],
 )
 def test_what_a_router_cannot_do_is_refused_at_stage(
-    world: World, missing: Capability, rules: dict[str, object], reason: str
+    missing: Capability, rules: dict[str, object], reason: str
 ) -> None:
-    world.release("one")
+    world = world_with("one")
     world.router.capabilities = frozenset(Capability) - {missing}
     asked = CONFIG.model_copy(update=rules)
     second = world.open(candidate("two", against="one", config=asked), "run-2", *ALL)
@@ -226,8 +231,8 @@ def test_what_a_router_cannot_do_is_refused_at_stage(
     assert world.read(second).state.detail.startswith(reason)
 
 
-def test_a_fleet_that_does_not_answer_does_not_keep_a_bad_candidate_from_being_counted(world: World) -> None:
-    world.release("one")
+def test_a_fleet_that_does_not_answer_does_not_keep_a_bad_candidate_from_being_counted() -> None:
+    world = world_with("one")
     second = world.open(candidate("two", against="one"), "run-2", *BEFORE_USERS, "advance_005")
     world.settle()
     assert world.read(second).state.canary_bp == 500
@@ -258,6 +263,18 @@ def test_a_rejected_route_holds_the_rollout_with_the_routers_reason(world: World
     assert world.read(opened).state.phase is Phase.PROMOTED
 
 
+def test_a_first_release_that_was_never_routed_ends_without_a_router_that_takes_its_route(world: World) -> None:
+    world.router.rejection = "HTTPRoutes are forbidden"
+    opened = world.open(candidate("one"), "run-1", *ALL)
+    world.settle()
+    orders.abort(world.url, "docs", "ops", fleet=world.fleet, router=world.router)
+    world.settle()
+
+    ended = world.read(opened).state
+    assert (ended.phase, ended.outcome) == (Phase.ROLLED_BACK, Outcome.ABORTED)
+    assert not world.fleet.list()
+
+
 def test_two_rollouts_of_one_service_go_one_after_the_other(world: World) -> None:
     first = world.open(candidate("one"), "run-1")
     second = world.open(candidate("two", against="one"), "run-2", *ALL)
@@ -271,11 +288,12 @@ def test_two_rollouts_of_one_service_go_one_after_the_other(world: World) -> Non
     assert ledger.champion(world.url, "docs") == second.candidate
 
 
-def test_users_are_never_moved_to_a_copy_that_is_not_ready(world: World) -> None:
-    first = world.release("one")
+def test_users_are_never_moved_to_a_copy_that_is_not_ready() -> None:
+    world = world_with("one")
+    first = world.champion
     second = world.open(candidate("two", against="one"), "run-2", *ALL)
-    world.probe.impostors[second.candidate.copy_name] = first.candidate  # forces a rollback
-    world.faults.after = lambda call: world.fleet.slow.add(first.candidate.copy_name) if call == "served" else None
+    world.probe.impostors[second.candidate.copy_name] = first  # forces a rollback
+    world.faults.after = lambda call: world.fleet.slow.add(first.copy_name) if call == "served" else None
     world.settle()  # stable is down in that very moment
 
     held = world.read(second)
@@ -287,24 +305,26 @@ def test_users_are_never_moved_to_a_copy_that_is_not_ready(world: World) -> None
     world.fleet.slow.clear()
     world.settle()
     assert world.read(second).state.phase is Phase.ROLLED_BACK
-    assert world.router.receiver("docs") == first.candidate.copy_name
+    assert world.router.receiver("docs") == first.copy_name
 
 
-def test_copies_that_nobody_needs_are_removed_and_the_champion_is_brought_back(world: World) -> None:
-    first = world.release("one")
-    stray = first.candidate.model_copy(update={"bento": candidate("stray").bento})
-    unknown = first.candidate.model_copy(update={"service": "gone"})
+def test_copies_that_nobody_needs_are_removed_and_the_champion_is_brought_back() -> None:
+    world = world_with("one")
+    first = world.champion
+    stray = first.model_copy(update={"bento": candidate("stray").bento})
+    unknown = first.model_copy(update={"service": "gone"})
     world.fleet.copies = {stray.copy_name: stray, unknown.copy_name: unknown}
 
     world.controller.remove_unknown()
     world.settle()
 
-    assert world.fleet.list() == {first.candidate.copy_name}
+    assert world.fleet.list() == {first.copy_name}
 
 
-def test_a_copy_that_does_not_stop_is_said_and_does_not_hold_the_release_forever(world: World) -> None:
-    first = world.release("one")
-    world.fleet.stubborn.add(first.candidate.copy_name)
+def test_a_copy_that_does_not_stop_is_said_and_does_not_hold_the_release_forever() -> None:
+    world = world_with("one")
+    first = world.champion
+    world.fleet.stubborn.add(first.copy_name)
     second = world.release("two", against="one")
 
     assert second.state.phase is Phase.DRAIN_OLD

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from pipelines import ledger
@@ -10,14 +12,15 @@ from pipelines.release import lowering
 from pipelines.release.lowering import ControllerSilent, check_controller, request_rollback
 from pipelines.release.ports import FULL_BP, RouterUnavailable
 from tests.unit.release.fakes import candidate
-from tests.unit.release.world import ALL, World
+from tests.unit.release.world import ALL, Moment, World, world_with
 
 LONG_AGO = 1000.0
 
 
-def promoting(world: World) -> Rollout:
+@functools.cache
+def promoting() -> Moment:
     """Bring a second version to full weight, with its answer to users still missing."""
-    world.release("one")
+    world = world_with("one")
     opened = world.open(candidate("two", against="one"), "run-2", *ALL)
     world.faults.after = lambda call: (
         world.fleet.slow.add(opened.candidate.copy_name) if is_switch(world, call) else None
@@ -25,7 +28,20 @@ def promoting(world: World) -> Rollout:
     world.settle()
     assert world.read(opened).state.phase is Phase.PROMOTING
     assert world.router.receiver("docs") == opened.candidate.copy_name
-    return world.read(opened)
+    return Moment.of(world)
+
+
+@pytest.fixture
+def world() -> World:
+    """Return a world whose second version is at full weight."""
+    return promoting().again()
+
+
+@pytest.fixture
+def rollout(world: World) -> Rollout:
+    """Return the rollout of the second version."""
+    (latest,) = ledger.list_rollouts(world.url, "docs", 1)
+    return latest
 
 
 def is_switch(world: World, call: str) -> bool:
@@ -37,22 +53,19 @@ def check(world: World, rollout: Rollout) -> None:
     check_controller(world.url, rollout, since, fleet=world.fleet, router=world.router)
 
 
-def test_a_living_controller_is_left_to_decide(world: World) -> None:
-    rollout = promoting(world)
+def test_a_living_controller_is_left_to_decide(world: World, rollout: Rollout) -> None:
     ledger.beat(world.url)
     check(world, rollout)
     assert world.read(rollout) == rollout
 
 
-def test_a_wait_that_has_just_begun_gives_a_restarted_controller_its_time(world: World) -> None:
-    rollout = promoting(world)
+def test_a_wait_that_has_just_begun_gives_a_restarted_controller_its_time(world: World, rollout: Rollout) -> None:
     now = ledger.current_time(world.url)
     check_controller(world.url, rollout, now, fleet=world.fleet, router=world.router)
     assert world.read(rollout) == rollout
 
 
-def test_a_dead_controllers_users_go_back_to_the_old_version(world: World) -> None:
-    rollout = promoting(world)
+def test_a_dead_controllers_users_go_back_to_the_old_version(world: World, rollout: Rollout) -> None:
     with pytest.raises(ControllerSilent, match="silent for 1000 s; users of docs were sent back to version 1"):
         check(world, rollout)
 
@@ -67,8 +80,7 @@ def test_a_dead_controllers_users_go_back_to_the_old_version(world: World) -> No
     assert ledger.verify_chain(world.url, "docs") > 0
 
 
-def test_users_stay_where_they_are_when_the_old_version_is_down_too(world: World) -> None:
-    rollout = promoting(world)
+def test_users_stay_where_they_are_when_the_old_version_is_down_too(world: World, rollout: Rollout) -> None:
     assert rollout.stable is not None
     world.fleet.slow.add(rollout.stable.copy_name)
     with pytest.raises(ControllerSilent, match=r"silent for 1000 s; start it"):
@@ -78,8 +90,7 @@ def test_users_stay_where_they_are_when_the_old_version_is_down_too(world: World
     assert world.router.receiver("docs") == rollout.candidate.copy_name
 
 
-def test_a_controller_that_wakes_up_late_cannot_raise_the_weight_again(world: World) -> None:
-    rollout = promoting(world)
+def test_a_controller_that_wakes_up_late_cannot_raise_the_weight_again(world: World, rollout: Rollout) -> None:
     with pytest.raises(ControllerSilent):
         check(world, rollout)
 
@@ -90,9 +101,9 @@ def test_a_controller_that_wakes_up_late_cannot_raise_the_weight_again(world: Wo
         ledger.save(world.url, rollout, rollout.state, "held")
 
 
-def test_a_rollback_is_written_down_although_the_router_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    rollout = promoting(world)
-
+def test_a_rollback_is_written_down_although_the_router_is_away(
+    world: World, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(_service: str) -> None:
         raise RouterUnavailable("Envoy does not answer")
 
@@ -106,21 +117,21 @@ def test_a_rollback_is_written_down_although_the_router_is_away(world: World, mo
     assert world.read(rollout).state.phase is Phase.ROLLED_BACK
 
 
-def test_a_rollback_in_the_drain_brings_the_old_champion_back(world: World) -> None:
-    first = world.release("one")
-    world.router.in_flight[first.candidate.copy_name] = 1
+def test_a_rollback_in_the_drain_brings_the_old_champion_back() -> None:
+    world = world_with("one")
+    first = world.champion
+    world.router.in_flight[first.copy_name] = 1
     second = world.release("two", against="one")
-    assert ledger.champion(world.url, "docs") == second.candidate
+    assert world.champion == second.candidate
 
     request_rollback(world.url, second.id, Outcome.ABORTED, "a person", fleet=world.fleet, router=world.router)
     world.settle()
     assert world.read(second).state.phase is Phase.ROLLED_BACK
-    assert ledger.champion(world.url, "docs") == first.candidate
-    assert world.fleet.list() == {first.candidate.copy_name}
+    assert world.champion == first
+    assert world.fleet.list() == {first.copy_name}
 
 
-def test_asking_twice_is_asking_once(world: World) -> None:
-    rollout = promoting(world)
+def test_asking_twice_is_asking_once(world: World, rollout: Rollout) -> None:
     for _ in range(2):
         request_rollback(world.url, rollout.id, Outcome.ABORTED, "twice", fleet=world.fleet, router=world.router)
     assert world.kinds().count("rolling_back") == 1

@@ -13,14 +13,18 @@ from pipelines.ledger.backups import BackupRecord, forget_backups, record_backup
 from pipelines.release import offers, orders
 from pipelines.settings import Settings
 from tests.unit.release.fakes import candidate
-from tests.unit.release.world import World
+from tests.unit.release.world import World, world_with
+
+
+@pytest.fixture
+def world() -> World:
+    """Return a world where version 2 replaced version 1."""
+    return world_with("one", "two")
 
 
 @pytest.fixture
 def settings(world: World, tmp_path: Path) -> Settings:
-    """Return an installation with the world's ledger, where version 2 replaced version 1."""
-    world.release("one")
-    world.release("two", against="one")
+    """Return an installation with the world's ledger."""
     return Settings(home=tmp_path / "home", ledger=world.url)
 
 

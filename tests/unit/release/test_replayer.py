@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import artifacts, ledger
+from pipelines.artifacts import ArtifactRef
 from pipelines.formats.requests import RecordedRequest, ReferenceRequest, write_requests
 from pipelines.ledger import Outcome, Rollout
 from pipelines.release.lowering import request_rollback
@@ -19,7 +21,7 @@ from pipelines.spec.serving import ReplayConfig
 from pipelines.store import Store
 from tests.unit.release.fakes import CONFIG, artifact, candidate
 from tests.unit.release.sqlite_ledger import Clock
-from tests.unit.release.world import World
+from tests.unit.release.world import Moment, World, world_with
 
 REFERENCES = [ReferenceRequest(id=f"r{number}", prompt="Once", continuation=" upon a time") for number in range(4)]
 RECORDED = [RecordedRequest(path="/v1/completions", prompt=f"u{number}", max_tokens=4) for number in range(6)]
@@ -56,16 +58,28 @@ class Asked:
 
 
 @pytest.fixture
-def mirrored(world: World, store: Store, tmp_path: Path) -> Rollout:
-    """Return a rollout in the mirror whose bento carries the references."""
+def world(store: Store, tmp_path: Path) -> World:
+    """Return a world with a rollout in the mirror whose bento carries the references."""
     (tmp_path / "bento" / "src").mkdir(parents=True)
     write_requests(tmp_path / "bento" / "src" / "reference.jsonl", [*REFERENCES, REFERENCES[0]])
-    world.release("one")
-    bento = artifacts.publish(store, "bento", tmp_path / "bento")
+    return mirroring(artifacts.publish(store, "bento", tmp_path / "bento")).again()
+
+
+@functools.cache
+def mirroring(bento: ArtifactRef) -> Moment:
+    """Bring a second version, in this bento, as far as the mirror."""
+    world = world_with("one")
     wanted = candidate("two", against="one", config=RATE).model_copy(update={"bento": bento})
-    opened = world.open(wanted, "run-2", "smoke", "warmup", "shadow")
+    world.open(wanted, "run-2", "smoke", "warmup", "shadow")
     world.settle()
-    return world.read(opened)
+    return Moment.of(world)
+
+
+@pytest.fixture
+def mirrored(world: World) -> Rollout:
+    """Return the rollout of the second version."""
+    (latest,) = ledger.list_rollouts(world.url, "docs", 1)
+    return latest
 
 
 @pytest.fixture
@@ -199,9 +213,9 @@ def test_it_stops_when_the_rollout_leaves(world: World, mirrored: Rollout, repla
 
 
 def test_nothing_is_replayed_without_a_comparison(world: World, store: Store, replayer: Replayer) -> None:
-    world.open(candidate("one", config=RATE), "run-1")
-    world.settle()
-    assert list(replayer.replay("docs", set())) == []
+    world.open(candidate("one", service="mail", config=RATE), "run-1")
+    world.settle("mail")
+    assert list(replayer.replay("mail", set())) == []
     assert list(replayer.replay("nobody", set())) == []
 
 

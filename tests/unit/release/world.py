@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipelines import ledger
-from pipelines.ledger import Candidate, Rollout
+from pipelines.ledger import Candidate, Rollout, Version
 from pipelines.release.controller import Controller
 from pipelines.release.course import transitions
 from pipelines.spec import RolloutConfig
 from tests.unit.release.fakes import CONFIG, FakeFleet, FakeProbe, FakeRouter, Faults, candidate
-from tests.unit.release.sqlite_ledger import Clock
+from tests.unit.release.sqlite_ledger import Clock, new_ledger
 from tests.unit.release.traffic import Source, Steady
 
 ALL = transitions(CONFIG)[1:]
@@ -85,6 +88,49 @@ class World:
         """Return a rollout as it is now."""
         return ledger.read_rollout(self.url, rollout.id)
 
+    @property
+    def champion(self) -> Version:
+        """What is in production."""
+        found = ledger.champion(self.url, "docs")
+        assert found is not None
+        return found
+
     def kinds(self, service: str = "docs") -> list[str]:
         """Return the kinds of a service's events, looks left out."""
         return [event.kind for event in ledger.events(self.url, service) if event.kind not in ("held", "look")]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A world as it was once: what outlives a controller that dies then."""
+
+    world: bytes
+    """Copies, routes, traffic and time, as pickle writes them."""
+
+    ledger: bytes
+    """All that was written down."""
+
+    @classmethod
+    def of(cls, world: World) -> Moment:
+        """Return a world's present."""
+        return cls(pickle.dumps(world), Path(world.url.removeprefix("sqlite:///")).read_bytes())
+
+    def again(self) -> World:
+        """Return the world of that moment, with its ledger, without faults."""
+        world: World = pickle.loads(self.world)  # noqa: S301 - written by this class
+        new_ledger(clock=world.clock, content=self.ledger)
+        return world
+
+
+def world_with(*words: str) -> World:
+    """Return a world whose service was released in versions, one replacing the other; only once for all tests."""
+    return _released(words).again()
+
+
+@functools.cache
+def _released(words: tuple[str, ...]) -> Moment:
+    clock = Clock()
+    world = World(new_ledger(clock=clock), clock=clock)
+    for before, word in zip((None, *words), words, strict=False):
+        world.release(word, against=before)
+    return Moment.of(world)

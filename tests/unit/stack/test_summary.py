@@ -46,7 +46,7 @@ def serve(provenance: object, completion: object, status: int = 200) -> httpx.Mo
 @pytest.fixture
 def summary(store: Store) -> Summary:
     """Return the summary of a run with everything in it."""
-    leave(store, "train", {}, reused_from="manual__0")
+    leave(store, "train", {"model": {"digest": "d" * 64}}, reused_from="manual__0")
     leave(store, "evaluate", EVALUATION)
     leave(store, "record", RECORD)
     return summarise(store, "docs-gpt", "manual__1:2")
@@ -59,6 +59,13 @@ def test_summary_says_what_was_made_and_what_was_reused(summary: Summary) -> Non
     assert "d" * 64 in text
     assert "68.0 (95 % interval 66.5 to 69.5), 0.10x the unigram's 680.0" in text
     assert "train of run manual__0" in text
+
+
+def test_summary_says_when_another_version_serves_than_this_run_made(store: Store, summary: Summary) -> None:
+    assert "Not serving" not in summary.text("'x'")
+    leave(store, "train", {"model": {"digest": "e" * 64}}, try_number=2)
+    text = summarise(store, "docs-gpt", "manual__1:2").text("'x'")
+    assert f"Not serving {'e' * 64}, which this run made" in text
 
 
 def test_curl_line_is_the_request_that_is_sent(summary: Summary) -> None:

@@ -13,9 +13,9 @@ from pipelines import ledger
 from pipelines.ledger import Event, Outcome, Phase, Rollout
 from pipelines.release.audit import AuditBroken, replayed
 from pipelines.release.evidence import standing
+from tests.simulations.trials import REFERENCES, RULES, Trial
 from tests.unit.release.fakes import candidate
 from tests.unit.release.traffic import GOOD, Behaviour
-from tests.unit.release.trials import REFERENCES, RULES, Trial
 
 Facts = dict[str, Any]
 MANY_ERRORS = Behaviour(error_rate=0.05)
