@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,9 @@ from pipelines.training.job import TrainingJob
 from pipelines.training.strategies import Strategy
 
 logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+"""How often a rank that waits for a checkpoint looks whether others were lost meanwhile."""
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # a training of one rank has none
 
@@ -147,6 +151,8 @@ class Checkpointer:
             async_stager=self._shard,
             no_dist=self._is_alone,
         )
+        if not self._is_alone:
+            self._saving.add_done_callback(self._tell_others)
         logger.info("checkpoint of step %d: the training waited %.3f s", step, time.perf_counter() - started)
 
     def wait(self) -> None:
@@ -156,8 +162,11 @@ class Checkpointer:
             StoreUnavailable: when it could not be written.
         """
         saving, self._saving = self._saving, None
-        if saving is None or (self._strategy.has_lost_ranks and not self._is_alone):
-            return  # a checkpoint that was begun with a rank that is lost may never be complete
+        if saving is None:
+            return
+        while not futures.wait([saving], timeout=_POLL_SECONDS).done:
+            if self._strategy.has_lost_ranks and not self._is_alone:
+                return  # a checkpoint that was begun with a rank that is lost may never be complete
         try:
             with _plain_errors():
                 saving.result()
@@ -165,6 +174,12 @@ class Checkpointer:
             if not self._strategy.replica:
                 raise
             logger.warning("a checkpoint was not completed, for a rank does not answer: %s", error)
+
+    def _tell_others(self, saving: Future[Any]) -> None:
+        """Say that a rank is gone: others may wait for this one, which waits no more."""
+        error = saving.exception()
+        if isinstance(_cause(error) if isinstance(error, CheckpointException) else error, RuntimeError):
+            self._strategy.lose_ranks()
 
     def _go_on_alone(self) -> None:
         """Let rank 0 save what it has, without the others; the shared group and staging memory may still be in use."""
@@ -218,5 +233,9 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except CheckpointException as report:
-        causes = [cause for cause, _ in report.failures.values()]
-        raise next((cause for cause in causes if isinstance(cause, SlipwayError)), causes[0]) from report
+        raise _cause(report) from report
+
+
+def _cause(report: CheckpointException) -> BaseException:
+    causes: list[BaseException] = [cause for cause, _ in report.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, SlipwayError)), causes[0])

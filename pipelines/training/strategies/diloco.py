@@ -33,7 +33,14 @@ class Diloco(Independent):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="diloco")
         self._exchange: Future[torch.Tensor] | None = None
         self._unsent_steps = 0
-        self._is_told_to_stop = self._all_stop = self.has_lost_ranks = False
+        self._is_told_to_stop = self._all_stop = False
+
+    @property
+    def has_lost_ranks(self) -> bool:
+        return self._rounds.has_left_out
+
+    def lose_ranks(self) -> None:
+        self._rounds.leave_out()
 
     def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
         self._trained = trained_parameters(module)
@@ -58,21 +65,13 @@ class Diloco(Independent):
                 self._use_exchange(self._exchange)
             self._begin_exchange()
         self._take_shared_weights()
-        self._rounds.leave()
+        self._rounds.leave(self._outer.memory)
         self._thread.shutdown()
 
     def agree_to_stop(self, claim: bool) -> bool:
         """Return what the last exchange said: workers stop at the same step, without a word between exchanges."""
         self._is_told_to_stop |= claim
         return self._all_stop
-
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Return every rank's values; once one was left behind, only this rank's own, and zeros."""
-        if not self.has_lost_ranks:
-            return super().gather(values)
-        rows = torch.zeros((self.world_size, *values.shape), dtype=values.dtype, device=self.device)
-        rows[self.rank] = values
-        return rows
 
     def state(self) -> Mapping[str, torch.Tensor]:
         remembered = {
@@ -116,7 +115,6 @@ class Diloco(Independent):
         self._exchange = None
         self._outer.step(average[:-1])
         self._all_stop |= bool(average[-1].item() > 0)
-        self.has_lost_ranks = self._rounds.has_left_out
 
 
 class Outer:

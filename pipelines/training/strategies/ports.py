@@ -35,8 +35,9 @@ class Strategy(Protocol):
     judges: bool
     """Whether this rank's loss and gradient decide about its steps, so that it follows `training.stability`."""
 
-    has_lost_ranks: bool
-    """Whether ranks were left behind, so that what all do together is done no more."""
+    @property
+    def has_lost_ranks(self) -> bool:
+        """Whether ranks were left behind, so that what all do together is done no more; it may turn at any moment."""
 
     def shard(self, module: nn.Module) -> nn.Module:
         """Make room on the device for a model with its loss, whole or this rank's part of every parameter, in place.
@@ -63,6 +64,9 @@ class Strategy(Protocol):
     def after_step(self, model: nn.Module, step: int) -> None:
         """Exchange what is exchanged between steps; `step` counts the steps done."""
 
+    def lose_ranks(self) -> None:
+        """Note for all ranks that one does not answer, if they can go on without it; any thread may call this."""
+
     def finish(self, model: nn.Module) -> None:
         """Bring the ranks' models together after the last step."""
 
@@ -80,9 +84,6 @@ class Strategy(Protocol):
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean over ranks, element by element."""
-
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Return every rank's values, shape (world_size, ...)."""
 
     def from_first(self, value: int) -> int:
         """Return rank 0's number."""

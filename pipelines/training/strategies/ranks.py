@@ -18,12 +18,6 @@ class Ranks:
         dist.all_reduce(total)
         return total / self.world_size
 
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        local = values.to(self.device)
-        rows = [torch.empty_like(local) for _ in range(self.world_size)]
-        dist.all_gather(rows, local)
-        return torch.stack(rows)
-
     def from_first(self, value: int) -> int:
         shared = torch.tensor([value], device=self.device)
         dist.broadcast(shared, src=0)

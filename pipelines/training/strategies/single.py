@@ -17,7 +17,13 @@ class Together:
 
     replica = ""
     judges = True
-    has_lost_ranks = False
+
+    @property
+    def has_lost_ranks(self) -> bool:
+        return False
+
+    def lose_ranks(self) -> None:
+        """Nobody can go on without a rank."""
 
     def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
         return module
@@ -65,9 +71,6 @@ class SingleRank(Whole):
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return values
-
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        return values.unsqueeze(0)
 
     def from_first(self, value: int) -> int:
         return value
