@@ -40,6 +40,9 @@ class Scenario:
     killed_at: Mapping[int, int] = field(default_factory=dict)
     """Ranks that are killed, and after which step."""
 
+    killed_while_saving: int | None = None
+    """Rank that is killed while all write the first checkpoint."""
+
 
 class Trained:
     """What scenarios left in a folder."""
@@ -97,6 +100,7 @@ def train_all(folder: Path, scenarios: Sequence[Scenario]) -> Trained:
             job.stop_file.touch()
     count = max(scenario.ranks for scenario in scenarios)
     killed = {rank for scenario in scenarios for rank in scenario.killed_at}
+    killed |= {each.killed_while_saving for each in scenarios if each.killed_while_saving is not None}
     run_ranks(count, _be_rank, folder, scenarios, killed=killed)
     return trained
 
@@ -109,6 +113,7 @@ def _be_rank(rank: int, folder: Path, scenarios: Sequence[Scenario]) -> None:
 
 
 def _train(rank: int, trained: Trained, scenario: Scenario) -> None:
+    from pipelines.training.checkpoints.writer import StoreWriter
     from pipelines.training.loop import train
     from pipelines.training.strategies import open_strategy
     from pipelines.training.supervision.heartbeat import LiveState
@@ -118,10 +123,16 @@ def _train(rank: int, trained: Trained, scenario: Scenario) -> None:
         _forget_checkpoints(job, scenario.from_step)
     with open_strategy(job.training, job.workspace / "rendezvous") as strategy:
         models: list[torch.nn.Module] = []
+        if rank == scenario.killed_while_saving:
+            StoreWriter.write_data = _die
         strategy.after_step = _watched(strategy.after_step, models, scenario.killed_at.get(rank, 0))
         train(job, strategy, LiveState())
     weights = {name: weight.detach().clone() for name, weight in models[0].named_parameters()}
     safetensors.torch.save_file(weights, job.workspace / f"weights-{rank}.safetensors")
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _watched(

@@ -45,6 +45,7 @@ class S3Backend:
         self._bucket, _, self._prefix = root.partition("/")
         self._connection = Connection()
         self._slots = threading.Semaphore(NUM_THREADS)
+        self._digesting = threading.Lock()  # one part's digest is ready, and on its way, while the next is computed
 
     def create(self, path: str, data: bytes) -> bool:
         return self._write_if(path, data, {"IfNoneMatch": "*"})
@@ -185,7 +186,8 @@ class S3Backend:
             data = body()
             if len(data) != size:
                 raise OSError(f"the file changed while it was read: {len(data)} bytes where {size} were")
-            digest = md5(data)
+            with self._digesting:
+                digest = md5(data)
             arguments["ContentMD5"] = base64.b64encode(digest).decode()
             if operation == "put_object":
                 arguments["Metadata"][_MD5] = digest.hex()

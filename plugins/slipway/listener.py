@@ -1,4 +1,4 @@
-"""Listen to tasks of lifecycle DAGs and push their metrics. Listeners run in each task's own process."""
+"""Listen to Airflow: push the metrics of lifecycle tasks, each in its own process; preload where tasks are forked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAG_PREFIX = "lifecycle_"
+
+
+@hookimpl
+def on_starting(component: Any) -> None:
+    """Preload in scheduler, DAG processor and triggerer; a task says that it starts as well, and needs nothing."""
+    if type(component).__name__ != "Job":
+        return
+    try:
+        from slipway.preload import preload
+
+        preload()
+    except Exception as error:  # noqa: BLE001 - without it all goes on as well, but slower
+        logger.warning("tasks will start slower: nothing was preloaded: %s", error)
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from slipway.assets import event_extra
 from slipway.aws import use_connection
 from slipway.docs import task_documentation
 from slipway.errors import translated
-from slipway.triggers import LedgerTrigger, is_waiting
+from slipway.triggers import POLL_SECONDS, LedgerTrigger, is_waiting
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from pipelines.settings import Settings
     from pipelines.step import Receipt, RunInfo
+
+PATIENCE_SECONDS = 2.0
+"""How long a task waits in its worker before it gives that back: less than the way through triggerer and scheduler."""
 
 
 class LifecycleOperator(BaseOperator):
@@ -59,7 +62,7 @@ class LedgerStepOperator(LifecycleOperator):
             if not is_waiting(asked):
                 return self._conclude(context, asked, started)
             trigger = LedgerTrigger.of(asked, started, started + self.wait_seconds)
-            result = trigger.poll(Settings())
+            result = settled_soon(trigger, Settings())
             if result is not None:
                 return self._conclude(context, result, started)
         raise waiting_for(trigger)
@@ -89,6 +92,14 @@ class LedgerStepOperator(LifecycleOperator):
 
         store = Store(Settings().store_url())
         return finished(self, context, leave_receipt(store, run_info(self, context), result, started))
+
+
+def settled_soon(trigger: LedgerTrigger, settings: Settings) -> BaseModel | None:
+    """Return the result of a step that is settled within `PATIENCE_SECONDS`, else None."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (result := trigger.poll(settings)) is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS / 2)
+    return result
 
 
 def waiting_for(trigger: LedgerTrigger) -> TaskDeferred:

@@ -67,7 +67,7 @@ TIMED_STEPS = {"ddp": 39, "diloco": 179}
 """Of each training over the link: from its only look up to its last step. Before it, ranks connect; at each further one
 ddp's ranks would have to agree over the link once more."""
 
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's quantile for the mean of so many seeds."""
 
 

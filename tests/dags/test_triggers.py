@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import LedgerUnavailable, RolledBack
+from pipelines.settings import Settings
 from pipelines.steps import rollout
 from tests.airflow_case import Lifecycle
 
@@ -71,3 +72,18 @@ def test_a_trigger_gives_up_at_its_own_deadline_and_the_task_fails(
     event = fired(waiting(0.05))
     with pytest.raises(AirflowFailException, match=r"^stage: not settled after 0 s"):
         RolloutOperator(task_id="stage", model="tiny").resume({"ti": None}, event)
+
+
+@pytest.mark.parametrize(
+    ("unsettled", "is_deferred"), [pytest.param(2, False, id="soon"), pytest.param(99, True, id="later")]
+)
+def test_a_task_waits_a_moment_in_its_worker_before_it_gives_that_back(
+    lifecycle: Lifecycle, monkeypatch: pytest.MonkeyPatch, unsettled: int, is_deferred: bool
+) -> None:
+    from slipway import operators
+
+    answers = iter([None] * unsettled + ["result"])
+    monkeypatch.setattr(rollout, "poll", lambda *_: next(answers))
+    monkeypatch.setattr(operators, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(operators, "PATIENCE_SECONDS", 0.3)
+    assert (operators.settled_soon(waiting(60), Settings()) is None) is is_deferred

@@ -28,6 +28,12 @@ COMMON = {
 }  # fmt: skip
 DILOCO = {**COMMON, "strategy": {"kind": "diloco", "inner_steps": 4, "overlap_steps": 2, "worker_timeout_seconds": 25}}
 WITH_A_LOSS = {**COMMON, "strategy": {**DILOCO["strategy"], "worker_timeout_seconds": 10}}  # type: ignore[dict-item]
+BETWEEN_ROUNDS = {
+    **COMMON, "batch_size": 8,
+    "strategy": {"kind": "diloco", "inner_steps": 11, "overlap_steps": 0, "worker_timeout_seconds": 10},
+}  # fmt: skip
+"""Two checkpoints before the first round, by which workers would learn that one is lost."""
+
 IN_STEP, ASYNCHRONOUS = (
     {**COMMON, "strategy": {"kind": "parameter_server", "max_staleness": bound}} for bound in (0, 2)
 )
@@ -41,6 +47,7 @@ SCENARIOS = [
     Scenario("diloco", 2, DILOCO),
     Scenario("diloco-resumed", 2, DILOCO, goes_on="diloco", from_step=5),  # an exchange is under way at that step
     Scenario("diloco-stopped", 2, DILOCO, is_told_to_stop=True),
+    Scenario("lost-while-saving", 4, BETWEEN_ROUNDS, killed_while_saving=3),
     Scenario("lost", 3, WITH_A_LOSS, killed_at={2: 9}),
 ]
 
@@ -51,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train_all(tmp_path_factory.mktemp("trained"), SCENARIOS)
 
 
-@pytest.mark.parametrize("name", ["ddp", "server", "asynchronous", "diloco", "lost"])
+@pytest.mark.parametrize("name", ["ddp", "server", "asynchronous", "diloco", "lost", "lost-while-saving"])
 def test_every_strategy_learns_and_leaves_a_model(trained: Trained, name: str) -> None:
     readings = trained.readings(name)
     assert readings[-1].step == STEPS
@@ -82,9 +89,10 @@ def test_workers_that_are_told_to_stop_save_the_same_step(trained: Trained, name
     assert not trained.is_finished(f"{name}-stopped")
 
 
-def test_the_others_go_on_without_a_killed_worker_and_keep_on_saving(trained: Trained) -> None:
-    assert_equal(trained.weights("lost", rank=0), trained.weights("lost", rank=1))
-    assert max(trained.checkpoint_steps("lost")) == STEPS
+@pytest.mark.parametrize("name", ["lost", "lost-while-saving"])
+def test_the_others_go_on_without_a_killed_worker_and_keep_on_saving(trained: Trained, name: str) -> None:
+    assert_equal(trained.weights(name, rank=0), trained.weights(name, rank=1))
+    assert max(trained.checkpoint_steps(name)) == STEPS
 
 
 def test_an_outer_step_of_rate_one_without_momentum_is_local_sgd() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
@@ -25,9 +26,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Workers:
     """Workers that meet at one store."""
 
-    def __init__(self, count: int, timeout_seconds: float) -> None:
-        store = dist.HashStore()
-        self.rounds = [Rounds(store, rank, count, timeout_seconds) for rank in range(count)]
+    def __init__(self, count: int, timeout_seconds: float, stores: Sequence[dist.Store] = ()) -> None:
+        kept = stores or [dist.HashStore()] * count
+        self.rounds = [Rounds(kept[rank], rank, count, timeout_seconds) for rank in range(count)]
         self.memories = [torch.zeros(1) for _ in range(count)]
         self.threads = ThreadPoolExecutor(max_workers=count)
 
@@ -130,6 +131,17 @@ def test_nobody_leaves_before_all_have_the_last_result(monkeypatch: pytest.Monke
     assert begun[1].result(LONG).item() == 2.0  # alone it would be 3
     workers.rounds[1].leave([workers.memories[1]])
     leaving.result(LONG)
+
+
+def test_the_store_may_leave_with_the_worker_that_kept_it() -> None:
+    stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)]
+    stores.append(dist.TCPStore("127.0.0.1", stores[0].port, is_master=False))
+    workers = Workers(2, LONG, stores)
+    workers.average({0: 1.0, 1: 3.0})
+    workers.rounds[0].leave([])
+    del workers.rounds[0], stores[0]
+    gc.collect()
+    workers.rounds[0].leave([])
 
 
 def test_who_leaves_does_not_wait_for_ever_for_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:

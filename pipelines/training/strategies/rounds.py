@@ -128,6 +128,14 @@ class Rounds:
         Args:
             memory: as for `average`, after the last round.
         """
+        try:
+            self._wait_for_results(memory)
+            self._store.set(f"left/{self._rank}", "yes")
+        except RuntimeError as error:  # the store went with the worker that kept it, which had waited for all
+            logger.info("diloco: nobody is left to hear that worker %d leaves: %s", self._rank, _first_line(error))
+        self._end_epoch()
+
+    def _wait_for_results(self, memory: Sequence[torch.Tensor]) -> None:
         deadline = time.monotonic() + self._timeout_seconds
         while len(self._total) and time.monotonic() < deadline:
             results = [_result_of(self._version, rank) for rank in self.members]
@@ -141,8 +149,6 @@ class Rounds:
                     self._enter(memory)
                 except RuntimeError as error:  # who knocked is gone
                     self._fail(error)
-        self._store.set(f"left/{self._rank}", "yes")
-        self._end_epoch()
 
     def _round(self, values: torch.Tensor) -> None:
         epoch, count = self._version
@@ -162,8 +168,7 @@ class Rounds:
         self._store.set(_result_of(version, self._rank), "yes")
 
     def _fail(self, error: RuntimeError) -> None:
-        reason = str(error).partition("\n")[0]
-        logger.warning("diloco: epoch %d of workers %s ends: %s", self._epoch, self.members, reason)
+        logger.warning("diloco: epoch %d of workers %s ends: %s", self._epoch, self.members, _first_line(error))
         self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -236,6 +241,10 @@ class Rounds:
             with contextlib.suppress(RuntimeError):  # they are not there yet
                 self._store.wait(list(keys), timedelta(seconds=min(_POLL_SECONDS, self._timeout_seconds)))
                 return
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _result_of(version: Version, rank: int) -> str:
