@@ -194,13 +194,18 @@ def train_one_of_two(rank: int, folder: Path) -> None:
     job = TrainingJob.load(folder / "work" / "job.json")
     here = job.model_copy(update={"workspace": folder / f"rank-{rank}"})
     here.save()
-    training = loop.Training(here, DataParallel(CPU))
-    assert training.run()
-    mine = torch.cat([weight.detach().flatten() for weight in training.model.parameters()])
+    mine = trained_weights(here)
     all_ranks = [torch.empty_like(mine) for _ in range(2)]
     dist.all_gather(all_ranks, mine)
     assert torch.equal(*all_ranks)
     dist.destroy_process_group()
+
+
+def trained_weights(job: TrainingJob) -> torch.Tensor:
+    """Train, and keep nothing else: a process group that outlives `destroy_process_group` may hang when it is freed."""
+    training = loop.Training(job, DataParallel(CPU))
+    assert training.run()
+    return torch.cat([weight.detach().flatten() for weight in training.model.parameters()])
 
 
 def test_ranks_decide_alike_when_only_one_of_them_sees_the_spike(tmp_path: Path) -> None:
