@@ -137,6 +137,7 @@ def run_rank(rank: int, folder: Path) -> None:
     tensors = {f"{name}:{key}": tensor for name, case in held.items() for key, tensor in case.everything().items()}
     safetensors.torch.save_file(tensors, folder / f"rank-{rank}.safetensors")
     (folder / f"rank-{rank}.txt").write_text(told_after_damage(held["sharded"], folder), encoding="utf-8")
+    held.clear()  # a process group that outlives the next line may hang when it is freed
     dist.destroy_process_group()
 
 
