@@ -122,29 +122,23 @@ class TokenSplit:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
-    def rows(self, starts: npt.NDArray[np.int64], length: int) -> Tokens:
-        """Return a copy of the `length` tokens at each start, shape (len(starts), length), without a loop over starts.
+    def fill(self, rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> None:
+        """Copy the tokens from each start on into a row, shape (len(starts), length), without a loop over starts.
 
         Raises:
             IndexError: when a row leaves the split.
         """
-        if len(self._shards) == 1 and 0 <= starts.min(initial=0) <= starts.max(initial=0) <= len(self) - length:
-            return self._rows_inside(0, starts, length)
-        first = np.searchsorted(self._starts, starts, side="right") - 1
-        is_inside = starts + length <= self._starts[first + 1]
-        rows: Tokens = np.empty((len(starts), length), self.dtype)
-        for number in np.unique(first[is_inside]).tolist():
-            here = np.flatnonzero(is_inside & (first == number))
-            rows[here] = self._rows_inside(number, starts[here], length)
-        for row in np.flatnonzero(~is_inside).tolist():
-            rows[row] = self.slice(int(starts[row]), int(starts[row]) + length)  # across a border
-        return rows
-
-    def _rows_inside(self, number: int, starts: npt.NDArray[np.int64], length: int) -> Tokens:
-        """Return rows of one shard."""
-        views: Tokens = np.lib.stride_tricks.sliding_window_view(self._shards[number], length)
-        rows: Tokens = views[starts - self._starts[number]]
-        return rows
+        length = rows.shape[1]
+        order = np.argsort(starts)
+        ordered = starts[order]
+        begins = np.searchsorted(ordered, self._starts[:-1])
+        ends = np.maximum(begins, np.searchsorted(ordered, self._starts[1:] - length, side="right"))
+        for number in np.flatnonzero(begins < ends).tolist():
+            inside = slice(begins[number], ends[number])
+            rows[order[inside]] = _rows(self._shards[number], length)[ordered[inside] - self._starts[number]]
+        for begin, end in zip([0, *ends.tolist()], [*begins.tolist(), len(starts)], strict=True):
+            for row in order[begin:end].tolist():  # across a border
+                rows[row] = self.slice(int(starts[row]), int(starts[row]) + length)
 
     def document_bounds(self, index: int) -> tuple[int, int]:
         """Return where document `index` starts and stops (exclusive, end-of-text included)."""
@@ -319,6 +313,12 @@ def _map_shard(folder: Path, shard: ShardFile, dtype: np.dtype[np.unsignedintege
         found = "is missing" if actual < 0 else f"has {actual} bytes"
         raise ArtifactCorrupt(f"token shards in {folder}: {shard.path} {found}, index says {expected} bytes")
     return np.asarray(np.memmap(path, dtype, mode="r"))  # a plain view: slicing the memmap class costs microseconds
+
+
+def _rows(shard: Tokens, length: int) -> Tokens:
+    """Return a view of the `length` tokens from each place on; numpy's own sliding windows take long to make."""
+    shape, (step,) = (len(shard) - length + 1, length), shard.strides
+    return np.ndarray(shape, shard.dtype, shard, strides=(step, step))
 
 
 def _load_offsets(path: Path, index: SplitIndex) -> npt.NDArray[np.int64]:

@@ -82,16 +82,19 @@ class WindowedTokens:
         self.sequence_length = sequence_length
         self.num_windows = -(-(len(split) - 1) // sequence_length)
 
-    def read(self, windows: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return windows by number, shape (*windows.shape, sequence_length + 1): inputs and, moved by one, targets."""
-        numbers = np.asarray(windows, np.int64)
-        starts, length = numbers.ravel() * self.sequence_length, self.sequence_length + 1
-        last = len(self._split) - length
-        rows = self._split.rows(np.minimum(starts, last), length).astype(np.int64)
+    def read(self, windows: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        """Read windows by number, shape (n,), into rows: inputs and, moved by one, targets.
+
+        Args:
+            windows: numbers from 0 to num_windows (exclusive).
+            rows: where to write, shape (n, sequence_length + 1).
+        """
+        starts = windows * self.sequence_length
+        last = len(self._split) - self.sequence_length - 1
+        self._split.fill(rows, np.minimum(starts, last))
         for row in np.flatnonzero(starts > last).tolist():  # the data ends within this window
             num_missing = int(starts[row]) - last
             rows[row] = np.append(rows[row, num_missing:], [NO_TOKEN] * num_missing)
-        return rows.reshape(*numbers.shape, length)
 
 
 @functools.lru_cache(maxsize=2)

@@ -6,16 +6,17 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 
 from pipelines.training.data import BatchOrder, Share, WindowedTokens
 
-BLOCK_TOKENS = 1 << 17
+BLOCK_TOKENS = 1 << 19
 """Tokens that are read at once: of small batches many, for the thread then seldom disturbs the loop."""
 
 NUM_BLOCKS = 2
-"""Blocks that wait for the loop, or are being read."""
+"""Blocks that the loop learns from or that are being read."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,22 @@ class Block:
 
     copied: torch.cuda.Event | None
     """Happens when they have arrived; None where nothing is copied."""
+
+
+@dataclass
+class Buffer:
+    """Host memory of one block, used for one after the other: to get fresh memory takes as long as to fill it."""
+
+    rows: torch.Tensor
+    """Shape (windows, sequence_length + 1); pinned where it is copied from."""
+
+    copied: torch.cuda.Event | None = None
+    """Happens when the device has copied what lies there."""
+
+    def wait(self) -> None:
+        """Wait until it may be written to."""
+        if self.copied is not None:
+            self.copied.synchronize()
 
 
 class Loader:
@@ -41,12 +58,14 @@ class Loader:
         return next(self.batches(range(1)))[0]
 
     def batches(self, steps: range) -> Generator[tuple[torch.Tensor, ...]]:
-        """Yield the batches of some steps; the thread ends with the iterator."""
+        """Yield the batches of some steps, each to be used before the next is asked for; the thread ends with them."""
         pending: deque[Future[Block]] = deque()
         size = self._steps_per_block()
+        buffers = cycle([self._buffer(min(size, len(steps))) for _ in range(NUM_BLOCKS)])
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
             for start in range(steps.start, steps.stop, size):
-                pending.append(thread.submit(self._read, range(start, min(start + size, steps.stop))))
+                ahead = range(start, min(start + size, steps.stop))
+                pending.append(thread.submit(self._read, ahead, next(buffers)))
                 if len(pending) == NUM_BLOCKS:
                     yield from self._arrived(pending.popleft().result())
             while pending:
@@ -55,14 +74,24 @@ class Loader:
     def _steps_per_block(self) -> int:
         return max(1, BLOCK_TOKENS // (self._order.batch_size // self._share.world_size * self._tokens.sequence_length))
 
-    def _read(self, steps: range) -> Block:
+    def _buffer(self, num_steps: int) -> Buffer:
+        windows = num_steps * self._order.batch_size // self._share.world_size
+        shape = (windows, self._tokens.sequence_length + 1)
+        return Buffer(torch.empty(shape, dtype=torch.int64, pin_memory=self._stream is not None))
+
+    def _read(self, steps: range, buffer: Buffer) -> Block:
         """Read what the loop will ask for; runs in the thread."""
-        batches = torch.from_numpy(self._tokens.read(self._order.windows(steps, self._share))).flatten(0, 1)
+        windows = self._order.windows(steps, self._share)
+        num_micro_batches, size = len(steps) * windows.shape[1], windows.shape[2]
+        buffer.wait()
+        rows = buffer.rows[: windows.size]
+        self._tokens.read(windows.ravel(), rows.numpy())
         if self._stream is None:
-            return Block(batches.unbind(), None)
+            return Block(rows.unflatten(0, (num_micro_batches, size)).unbind(), None)
         with torch.cuda.stream(self._stream):  # beside what the loop computes
-            copies = batches.pin_memory().to(self._stream.device, non_blocking=True)
-            return Block(copies.unbind(), self._stream.record_event())
+            copies = rows.to(self._stream.device, non_blocking=True)
+            buffer.copied = self._stream.record_event()
+            return Block(copies.unflatten(0, (num_micro_batches, size)).unbind(), buffer.copied)
 
     def _arrived(self, block: Block) -> Iterator[tuple[torch.Tensor, ...]]:
         """Let the device, not the host, wait for the copies; return them step by step."""

@@ -12,16 +12,18 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.formats.shards import TokenShards, TokenSplit
+from pipelines.formats.shards import EncodedDocument, TokenShards, TokenSplit, write_shards
 from pipelines.training.data import BatchOrder, Share, WindowedTokens
-from pipelines.training.job import TrainingJob
 from pipelines.training.loader import Loader
 from pipelines.training.loop import Training
 from pipelines.training.strategies.single import SingleRank
 from tests.benchmarks.training_bare import CPU, SIZES, Size, make_job
 from tests.benchmarks.training_tax import Seconds, Ticking
 
-BATCHES = 2000
+BATCHES = 10_000
+NUM_TOKENS = 10_000_000
+"""Of the corpus whose batches are counted; more than caches near a core hold, and in several shards."""
+
 NUM_ON_DEVICE = 16
 """Batches that lie on the device; which of them comes next makes no difference to a step's time."""
 
@@ -98,14 +100,16 @@ def throughput_ratios(rounds: int) -> list[tuple[float, float]]:
     """Return, round by round, the wall and the CPU time of a torch DataLoader's batches over those of the loader's."""
     size = SIZES["large"]
     with tempfile.TemporaryDirectory() as name:
-        job = make_job(Path(name), size, rounds)
-        loader, peer = _loaders(job, size)
+        loader, peer = _loaders(Path(name), size)
         pairs = [(_took(_endless(peer)), _took(loader.batches(range(BATCHES)))) for _ in range(rounds)]
     return [(its.wall / own.wall, its.process / own.process) for its, own in pairs]
 
 
-def _loaders(job: TrainingJob, size: Size) -> tuple[Loader, DataLoader[torch.Tensor]]:
-    split = TokenShards.open(job.tokens).split("train")
+def _loaders(folder: Path, size: Size) -> tuple[Loader, DataLoader[torch.Tensor]]:
+    tokens = np.random.default_rng(0).integers(1, size.vocabulary_size, NUM_TOKENS)
+    document = EncodedDocument(id="all", tokens=tokens)
+    write_shards(folder, {"train": [document]}, vocabulary_size=size.vocabulary_size, eos_id=0)
+    split = TokenShards.open(folder).split("train")
     windows = WindowedTokens(split, size.sequence_length)
     order = BatchOrder(windows.num_windows, size.batch_size, seed=1)
     peer = DataLoader(Samples(split, size.sequence_length), batch_size=size.batch_size, shuffle=True)

@@ -69,15 +69,23 @@ def windowed(folder: Path, lengths: Sequence[int], sequence_length: int, shard_t
     return WindowedTokens(TokenShards.open(folder).split("train"), sequence_length)
 
 
+def read(tokens: WindowedTokens, numbers: Sequence[int]) -> list[list[int]]:
+    """Return some windows."""
+    rows = np.empty((len(numbers), tokens.sequence_length + 1), np.int64)
+    tokens.read(np.array(numbers), rows)
+    windows: list[list[int]] = rows.tolist()
+    return windows
+
+
 def test_windows_are_equally_long_and_share_one_token(tmp_path: Path) -> None:
     tokens = windowed(tmp_path, [21], sequence_length=5)
-    assert tokens.read([3, 0]).tolist() == [[16, 17, 18, 19, 20, 21], [1, 2, 3, 4, 5, 6]]
+    assert read(tokens, [3, 0]) == [[16, 17, 18, 19, 20, 21], [1, 2, 3, 4, 5, 6]]
 
 
 def test_the_last_window_is_filled_up_with_no_tokens(tmp_path: Path) -> None:
     tokens = windowed(tmp_path, [21], sequence_length=5)
     assert tokens.num_windows == 5
-    assert tokens.read([4]).tolist() == [[21, 0, *[NO_TOKEN] * 4]]
+    assert read(tokens, [4]) == [[21, 0, *[NO_TOKEN] * 4]]
 
 
 @settings(deadline=None)
@@ -92,8 +100,8 @@ def test_each_token_of_every_document_but_the_very_first_is_learnt_in_one_window
     if sum(lengths) + len(lengths) <= sequence_length:
         return
     tokens = windowed(tmp_path_factory.mktemp("tokens"), lengths, sequence_length, shard_tokens)
-    windows = tokens.read(np.arange(tokens.num_windows))
-    learnt_tokens = [token for window in windows.tolist() for token in window[1:] if token != NO_TOKEN]
+    windows = read(tokens, range(tokens.num_windows))
+    learnt_tokens = [token for window in windows for token in window[1:] if token != NO_TOKEN]
     corpus = [token for length in lengths for token in [*range(1, 1 + length), 0]]
     assert learnt_tokens == corpus[1:]
 
