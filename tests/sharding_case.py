@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from tests.rank_processes import run_ranks
 from tests.training_case import make_case
 
 WITHOUT_GROUPS = ("gpt2", "gpt_neox")
+_COMPILE = torch.compile
 TRAINING = {
     "max_steps": 3, "batch_size": 8, "accumulation_steps": 2, "sequence_length": 16, "warmup_steps": 0,
     "learning_rate": 0.01, "precision": "fp32", "clip_norm": 0.5, "checkpoint_every_steps": 2,
@@ -124,6 +126,7 @@ def _train(rank: int, job: TrainingJob) -> None:
         (job.workspace / f"held-{rank}.json").write_text(json.dumps(held))
 
     hook = register_optimizer_step_post_hook(measure)
+    torch.compile = functools.partial(_COMPILE, backend="aot_eager")  # graphs and gradients, without a compiler's time
     try:
         with open_strategy(job.training, job.workspace / "rendezvous") as strategy:
             train(job, strategy, LiveState())

@@ -32,6 +32,8 @@ LLAMA = [
     Scenario("fsdp-bf16", {**FSDP, "ranks": 2, "precision": "bf16"}),
     Scenario("tensor", TENSOR),
     Scenario("tensor-on", TENSOR, goes_on="fsdp"),
+    Scenario("fsdp-compiled", {"ranks": 2, "strategy": "fsdp", "compile": True}),
+    Scenario("tensor-compiled", {**TENSOR, "ranks": 2, "compile": True}),
     Scenario("tensor-bf16", {**TENSOR, "ranks": 2, "precision": "bf16"}),
     Scenario(
         "refused",
@@ -76,7 +78,7 @@ def assert_learnt_alike(trained: Trained, name: str, expected: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["fsdp", "fsdp-frugal", "fsdp-hasty", "tensor"])
+@pytest.mark.parametrize("name", ["fsdp", "fsdp-frugal", "fsdp-hasty", "fsdp-compiled", "tensor", "tensor-compiled"])
 def test_sharded_ranks_learn_what_ddp_learns(trained: Trained, name: str) -> None:
     assert_learnt_alike(trained, name, "ddp")
 
