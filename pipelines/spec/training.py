@@ -57,6 +57,7 @@ class StartConfig(Frozen):
 
 
 _REPOSITORY = re.compile(r"hf://[\w.-]+/[\w.-]+")
+_CHECKPOINT = re.compile(r"checkpoints/[\w-]+/step-(?P<step>\d{8,})")
 
 
 class StabilityConfig(Frozen):
@@ -165,6 +166,10 @@ class TrainingConfig(Frozen):
     start: StartConfig = StartConfig()
     """Where the weights come from."""
 
+    resume_from: str = Field(default="", max_length=200)
+    """Checkpoint of another training of the same model to go on from, as its log names it: with other ranks, another
+    strategy or rate, say. Empty: begin at `start`."""
+
     stability: StabilityConfig = StabilityConfig()
     """What happens at a loss that is not finite, or that jumps."""
 
@@ -198,6 +203,19 @@ class TrainingConfig(Frozen):
                     f"precision {self.precision} scales the loss, on each worker by another factor: not for a "
                     "parameter_server; try bf16"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _goes_on_from_a_checkpoint(self) -> Self:
+        if not self.resume_from:
+            return self
+        if not (checkpoint := _CHECKPOINT.fullmatch(self.resume_from)):
+            raise ValueError(
+                f"resume_from {self.resume_from!r} must be a checkpoint in the store, such as "
+                "checkpoints/1f2e.../step-00000400: copy it from the log of the training"
+            )
+        if self.max_steps <= (done := int(checkpoint["step"])):
+            raise ValueError(f"max_steps {self.max_steps} must exceed the {done} steps of resume_from; try {2 * done}")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 from pathlib import Path
@@ -11,12 +13,14 @@ from pydantic import Field
 from pipelines.artifacts import ArtifactRef
 from pipelines.data import weights
 from pipelines.data.sources import check_unchanged
-from pipelines.errors import BadInput, RanksFailed
+from pipelines.errors import BadInput, RanksFailed, SlipwayError
 from pipelines.formats.shards import TokenShards
 from pipelines.keys import code_digest
 from pipelines.spec import ArchitectureConfig, Frozen, ModelSpec, Source, TrainingConfig
 from pipelines.step import StepContext
+from pipelines.store import Store
 from pipelines.training.assistance import help_first_node
+from pipelines.training.checkpoints.folder import CheckpointFolder
 from pipelines.training.data import WindowedTokens
 from pipelines.training.determinism import Determinism, read_records
 from pipelines.training.job import TrainingJob
@@ -27,6 +31,8 @@ from pipelines.training.record import write_record
 from pipelines.training.report import Report
 from pipelines.training.supervision.events import read_events
 from pipelines.training.supervision.supervise import supervise
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES: tuple[str, ...] = ("numpy", "peft", "safetensors", "torch", "transformers")
 
@@ -107,11 +113,16 @@ def run(config: Config, inputs: Inputs, context: StepContext) -> Result:
         check_unchanged(config.source, inputs.source_digest)
     job = _job(config, inputs, context)
     _check_samples(job)
+    _check_origin(job, context.store)
     start = context.publish("start", job.start) if job.start else None
     if job.place.num_nodes > 1:
         job = job.at(_meeting(context).announce(job.place))
     started = time.monotonic()
-    resumption = supervise(job, context.report)
+    try:
+        resumption = supervise(job, context.report)
+    except SlipwayError:
+        _tell_newest(job, context.store)
+        raise
     seconds = time.monotonic() - started
     readings = read_metrics(job.metrics_file)
     if not readings or readings[-1].step != config.training.max_steps:
@@ -178,6 +189,24 @@ def _check_samples(job: TrainingJob) -> None:
             f"training.sequence_length {job.training.sequence_length} in split train; give more data, shorter "
             "sequences or fewer ranks"
         )
+
+
+def _check_origin(job: TrainingJob, store: Store) -> None:
+    """See, before ranks start, that the checkpoint to go on from is there, unless this training has its own."""
+    if not (checkpoint := job.training.resume_from) or any(CheckpointFolder(store, job.checkpoints).candidates()):
+        return
+    folder, step = CheckpointFolder.of(store, checkpoint)
+    if step not in (steps := list(folder.candidates())):
+        others = f"there are {', '.join(map(folder.step_path, steps))}" if steps else "there is none of that training"
+        raise BadInput(f"training.resume_from {checkpoint}: no such checkpoint in {store.url}; {others}")
+
+
+def _tell_newest(job: TrainingJob, store: Store) -> None:
+    """Say where the training could go on with another spec; with the same one it does so by itself."""
+    folder = CheckpointFolder(store, job.checkpoints)
+    with contextlib.suppress(SlipwayError):  # that the store is away, say, is told already
+        if step := next(folder.candidates(), 0):
+            logger.info("training: to go on with another spec, set training.resume_from to %s", folder.step_path(step))
 
 
 def _meeting(context: StepContext) -> Meeting:

@@ -76,7 +76,7 @@ def chunked_cross_entropy(
 
 class _ChunkedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed by mypy
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  # autograd passes all by position
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,

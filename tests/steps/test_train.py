@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +25,7 @@ from pipelines.training.model import build_model
 from pipelines.training.optimizer import build_optimizer
 from pipelines.training.planning.facts import Device, Plan, Range, RankMemory, Sizes
 from pipelines.training.precision import compute_dtype, processor_flags
-from tests.training_case import TEXTS, TrainingCase, make_case
+from tests.training_case import DEADLINE_SECONDS, TEXTS, TrainingCase, make_case, wait_for
 
 CPU = torch.device("cpu")
 PLAN = Plan(
@@ -35,6 +38,7 @@ PLAN = Plan(
     seconds=Range(value=60, low=50, high=70),
     cost=None,
 )
+LONG = {"max_steps": 400, "learning_rate": 1e-3, "precision": "fp32"}
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_layers": 2, "num_heads": 2, "context_length": 32}
 
 
@@ -133,6 +137,63 @@ def test_a_replay_gives_the_same_bits_whatever_became_of_the_source(case: Traini
 
 
 FROZEN = {"step": "freeze", "key": "k", "started": 1.0, "seconds": 1.0}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingCase, str]:
+    """Return a training of two ranks that was told to end, and the checkpoint that its log names."""
+    case = make_case(tmp_path_factory.mktemp("ended"), **LONG, ranks=2)
+    with case.started(case.info()) as step:
+        wait_for(case.checkpoint_steps, "a checkpoint")
+        step.terminate()
+        output, _ = step.communicate(timeout=DEADLINE_SECONDS)
+    assert step.returncode == ExitCode.RETRY, output
+    named = re.search(r"set training\.resume_from to (checkpoints/\w+/step-\d+)", output)
+    assert named, output
+    return case, named[1]
+
+
+def test_other_ranks_go_on_where_a_training_ended(ended: tuple[TrainingCase, str], tmp_path: Path) -> None:
+    before, checkpoint = ended
+    for name in ("on", "whole"):
+        (tmp_path / name).mkdir()
+    case = make_case(tmp_path / "on", store_url=before.store.url, **LONG, ranks=1, resume_from=checkpoint)
+    status, output = case.run(case.info("r2"))
+    assert status == ExitCode.DONE, output
+    receipt = case.receipt(case.info("r2"))
+    assert receipt.result["resumed_from_step"] == int(checkpoint[-8:]) > 0
+    whole = make_case(tmp_path / "whole", **LONG, ranks=2)
+    status, output = whole.run(whole.info())
+    assert status == ExitCode.DONE, output
+    together, alone = (
+        safetensors.torch.load(each.weights(each.receipt(info)))
+        for each, info in ((whole, whole.info()), (case, case.info("r2")))
+    )
+    for name, weight in together.items():
+        torch.testing.assert_close(alone[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("differs", "message"),
+    [
+        pytest.param({"architecture": {"hidden_size": 32}}, "architecture.hidden_size is 32, the checkpoint .* has 16",
+                     id="another-model"),
+        pytest.param({"resume_from": "checkpoints/gone/step-00000004"},
+                     "training.resume_from checkpoints/gone/step-00000004: no such checkpoint in .*; there is none of",
+                     id="another-training"),
+        pytest.param({"resume_from": "step-00000399"}, "no such checkpoint in .*; there are checkpoints/", id="step"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_gone_on_from_is_refused(
+    differs: dict[str, Any], message: str, ended: tuple[TrainingCase, str], tmp_path: Path
+) -> None:
+    before, checkpoint = ended
+    if differs.get("resume_from", "").startswith("step-"):
+        differs = {"resume_from": f"{checkpoint.rpartition('/')[0]}/{differs['resume_from']}"}
+    case = make_case(tmp_path, store_url=before.store.url, **LONG, **{"resume_from": checkpoint, **differs})
+    status, output = case.run(case.info("r4"))
+    assert status == ExitCode.REFUSED, output
+    assert re.search(message, output), output
 
 
 def test_a_source_that_changed_after_validation_stops_the_run(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -44,13 +44,15 @@ def open_checkpointer(
     job: TrainingJob, strategy: Strategy, model: nn.Module, optimizer: torch.optim.Optimizer, vocabulary_size: int
 ) -> Checkpointer:
     """Return what saves and restores the checkpoints of a job; every rank must call it."""
+    store, origin = Store(job.store_url), job.training.resume_from
     return Checkpointer(
-        CheckpointFolder(Store(job.store_url), job.checkpoints),
+        CheckpointFolder(store, job.checkpoints),
         TrainingState(model, optimizer, strategy),
         strategy,
         kind=job.training.strategy.kind,
         model=identity(job.architecture, job.training, vocabulary_size),
         keep=job.training.keep_checkpoints,
+        origin=CheckpointFolder.of(store, origin) if origin else None,
     )
 
 
@@ -87,6 +89,7 @@ class Checkpointer:
         kind: str,
         model: Mapping[str, JsonValue],
         keep: int,
+        origin: tuple[CheckpointFolder, int] | None = None,
     ) -> None:
         """Prepare.
 
@@ -97,6 +100,7 @@ class Checkpointer:
             kind: its name in the spec.
             model: what `identity` says of the model.
             keep: how many checkpoints are kept.
+            origin: folder and step of another training's checkpoint, to go on from while this one has none.
         """
         self._folder = folder
         self._state = state
@@ -104,6 +108,7 @@ class Checkpointer:
         self._kind = kind
         self._model = dict(model)
         self._keep = keep
+        self._origin = origin
         self._shard = Shard()
         self._is_alone = strategy.world_size == 1
         # A group of its own: what the saving thread says to other ranks must not mix with what the training says.
@@ -188,10 +193,11 @@ class Checkpointer:
             self._is_alone, self._shard = True, Shard()
 
     def resume(self) -> Resumed:
-        """Restore the newest sound checkpoint, which rank 0 chooses; without one, leave everything as it is.
+        """Restore the newest sound checkpoint, which rank 0 chooses, else the origin; without one, change nothing.
 
         Raises:
             BadInput: when the checkpoint is of another model.
+            ArtifactCorrupt: when the origin is damaged.
             StoreUnavailable: when the store cannot be read.
         """
         self.wait()
@@ -199,32 +205,35 @@ class Checkpointer:
         damages: list[str] = []
         while step := self._strategy.from_first(next(candidates, 0)):
             try:
-                return self._restore(self._manifest(step), tuple(damages))
+                return self._restore(self._folder, step, damages)
             except ArtifactCorrupt as damage:
                 damages.append(str(damage))
+        if self._origin:
+            return self._restore(*self._origin, damages)
         return Resumed(damages=tuple(damages))
 
-    def _manifest(self, step: int) -> Manifest:
+    def _manifest(self, folder: CheckpointFolder, step: int) -> Manifest:
         """Read a manifest; damage that one rank meets is damage to all."""
-        manifest, problem = None, f"checkpoint {self._folder.step_path(step)}: a rank cannot read its manifest"
+        manifest, problem = None, f"checkpoint {folder.step_path(step)}: a rank cannot read its manifest"
         try:
-            manifest = self._folder.manifest(step)
+            manifest = folder.manifest(step)
         except ArtifactCorrupt as damage:
             problem = str(damage)
         if self._strategy.any_rank(manifest is None) or manifest is None:
             raise ArtifactCorrupt(problem)
         return manifest
 
-    def _restore(self, manifest: Manifest, damages: tuple[str, ...]) -> Resumed:
-        check_same_model(manifest, self._model, self._state.shapes, self._folder.step_path(manifest.step))
+    def _restore(self, folder: CheckpointFolder, step: int, damages: Sequence[str]) -> Resumed:
+        manifest = self._manifest(folder, step)
+        check_same_model(manifest, self._model, self._state.shapes, folder.step_path(step))
         wanted = self._state.wanted(manifest, with_strategy=manifest.strategy == self._kind)
         held = {name: tensor for name, tensor in wanted.items() if has_elements(tensor)}
         planner = AsidePlanner(wanted)
-        reader = StoreReader(self._folder, manifest)
+        reader = StoreReader(folder, manifest)
         with _plain_errors():
             dcp.load(held, storage_reader=reader, planner=planner, process_group=self._group, no_dist=self._is_alone)
         self._state.put(wanted, planner.values)
-        return Resumed(manifest.step, manifest.progress, reader.metrics, damages)
+        return Resumed(step, manifest.progress, reader.metrics, tuple(damages))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from typing import Self
 
 from pipelines import verified
 from pipelines.artifacts import MANIFEST
@@ -50,6 +51,12 @@ class CheckpointFolder:
         self._store.put(f"{self.step_path(manifest.step)}/{MANIFEST}", manifest.seal())
         self._store.put(f"{self._path}/{LATEST}", Latest(step=manifest.step).seal())
         self._prune(manifest.step, keep)
+
+    @classmethod
+    def of(cls, store: Store, checkpoint: str) -> tuple[Self, int]:
+        """Return folder and step of one checkpoint, `<folder>/step-00000100`."""
+        path, _, name = checkpoint.rpartition("/")
+        return cls(store, path), int(name.removeprefix("step-"))
 
     def candidates(self) -> Iterator[int]:
         """Yield all steps that may have a checkpoint, newest first; none is newer than the pointer says."""

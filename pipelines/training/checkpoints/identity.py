@@ -50,7 +50,7 @@ def check_same_model(
 def _refusal(field: str, value: object, saved: object, where: str) -> str:
     return (
         f"{field} is {value}, the checkpoint {where} has {saved}: a training cannot go on with another model; set it "
-        "back, or trigger with force to start anew"
+        "back, or start anew: trigger with force, and without training.resume_from"
     )
 
 

@@ -26,6 +26,7 @@ def shortened(training: TrainingConfig) -> TrainingConfig:
             "checkpoint_every_steps": SAVE_EVERY_STEPS,
             "keep_checkpoints": 1,
             "max_restarts": 0,
+            "resume_from": "",
             "stability": StabilityConfig(),
         }
     )

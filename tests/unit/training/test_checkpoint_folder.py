@@ -201,4 +201,4 @@ def test_another_model_is_refused_with_both_values_and_a_way_out(
     )
     with pytest.raises(BadInput, match=message) as refusal:
         check_same_model(saved_model(), model, shapes, "step-8")
-    assert "set it back, or trigger with force to start anew" in str(refusal.value)
+    assert "set it back, or start anew: trigger with force, and without training.resume_from" in str(refusal.value)
