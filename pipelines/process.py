@@ -28,7 +28,7 @@ ALLOWED = frozenset(
 
 ALLOWED_PREFIXES = (
     "AWS_", "AZURE_", "BENTOML_", "CUDA_", "GLOO_", "GOOGLE_", "GX_", "HF_", "LC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_",
-    "TORCH",
+    "PYTORCH_", "TORCH", "TRITON_",
 )  # fmt: skip
 """Families of variables that a step may see: where data is, and how the machine computes."""
 

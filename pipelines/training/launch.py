@@ -80,9 +80,11 @@ def rank_environment(base: Mapping[str, str], *, ranks: int, num_cores: int, pla
     The number of threads is fixed, for it decides in which order floating-point sums are taken: equal inputs then give
     equal weights. Values already in `base` win.
     """
+    interface = interface_of(place.address)  # nothing listens on another one
     return {
         "OMP_NUM_THREADS": str(threads_per_rank(num_cores, place.local_ranks(ranks))),
-        "GLOO_SOCKET_IFNAME": interface_of(place.address),  # nothing listens on another one
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": f"={interface}",  # that one, not all whose names begin so
         **base,
         # With the shared store, ranks cannot be restarted after one was killed (torch 2.13).
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",

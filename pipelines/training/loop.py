@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -73,7 +74,15 @@ def _trained(job: TrainingJob, strategy: Strategy, live: LiveState) -> Training 
             return training if training.run() else None
         except Rewind as rewind:
             rewound = rewind.rewound
-        del training  # its memory is needed for the next one
+        del training
+        _free_memory(strategy.device)  # the next one needs it
+
+
+def _free_memory(device: torch.device) -> None:
+    """Give back what a training held; sharded, compiled and recomputed layers refer to themselves."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 class Training:

@@ -20,8 +20,11 @@ from pipelines.training.strategies import Strategy
 _LIBRARIES = ("numpy", "safetensors", "torch", "transformers")
 """Distributions whose versions change the result of a training."""
 
-_VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS")
-"""Variables that decide how the libraries below torch compute."""
+_VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+)  # fmt: skip
+"""Variables that decide how the libraries below torch compute, and what they do with memory."""
 
 
 def leave_record(job: TrainingJob, strategy: Strategy, model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,24 @@ def test_a_rewind_leaves_out_the_data_from_the_checkpoint_to_the_incident(tmp_pa
     learnt.batches = []
     train(job)
     assert learnt.batches == order[11:15]  # a resumed training knows what was left out
+
+
+def test_a_rewind_frees_the_memory_of_the_weights_that_it_gives_up(
+    tmp_path: Path, learnt: Learnt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    class Seen(loop.Training):
+        def __init__(self, *args: Any) -> None:
+            alive.append(sum(weight() is not None for weight in held))
+            super().__init__(*args)
+            held.extend(weakref.ref(weight) for weight in self.model.parameters())
+
+    job = poisoned(tmp_path, learnt, math.nan, stability={"non_finite": "rewind"}, activation_checkpointing=True)
+    monkeypatch.setattr(loop, "Training", Seen)
+    train(job)
+    assert alive == [0, 0]
 
 
 def test_a_rewind_without_a_checkpoint_begins_again(tmp_path: Path, learnt: Learnt) -> None:

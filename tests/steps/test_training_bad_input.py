@@ -10,6 +10,7 @@ import torch
 from pipelines.errors import BadInput, ExitCode
 from pipelines.formats.shards import TokenShards, write_shards
 from pipelines.spec import TrainingConfig
+from pipelines.training import strategies
 from pipelines.training.data import WindowedTokens
 from pipelines.training.strategies import open_strategy
 from tests.training_case import make_case
@@ -44,3 +45,16 @@ def test_more_ranks_than_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     with refused, open_strategy(config, tmp_path / "rendezvous"):
         pass
+
+
+def test_gpus_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(strategies, "_DRIVER", tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    refused = pytest.raises(BadInput, match=r"has GPUs .*, and torch \S+ cannot use them: install .* on the CPU")
+    with refused, open_strategy(TrainingConfig(), None):
+        pass
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # asked for by name
+    with open_strategy(TrainingConfig(), None) as strategy:
+        assert strategy.device.type == "cpu"

@@ -155,4 +155,5 @@ def test_a_step_sees_only_what_it_may() -> None:
         "MY_TOKEN": "s",
     }
     useful = {"PATH": "p", "HOME": "h", "LC_ALL": "C.UTF-8", "AWS_ENDPOINT_URL": "u", "SLIPWAY_STORE": "s3://b/p"}
+    useful |= {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "TRITON_CACHE_DIR": "/cache"}
     assert process.allowed_environment({**secret, **useful}) == useful

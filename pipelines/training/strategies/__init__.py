@@ -25,6 +25,10 @@ from pipelines.training.strategies.tensor import TensorParallel
 __all__ = ["Strategy", "open_strategy"]
 
 
+_DRIVER = Path("/dev/nvidiactl")
+"""What a machine, or a container, has when it was given GPUs of NVIDIA."""
+
+
 @contextlib.contextmanager
 def open_strategy(config: TrainingConfig, rendezvous: Path | None) -> Iterator[Strategy]:
     """Join the other ranks that torchrun started, and share the work as the spec says.
@@ -76,6 +80,12 @@ def _make(config: TrainingConfig, device: torch.device, store: dist.Store) -> St
 
 def _device() -> torch.device:
     if not torch.cuda.is_available():
+        if _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES") is None:
+            raise BadInput(
+                f"this machine has GPUs ({_DRIVER} is there), and torch {torch.__version__} cannot use them: install a "
+                "build of torch with CUDA and a driver that is new enough for it (`python -m torch.utils.collect_env` "
+                "tells both), or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
+            )
         return torch.device("cpu")
     ranks, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
     if ranks > devices:

@@ -69,7 +69,8 @@ def test_a_machine_among_several_meets_the_others_at_the_first_one() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.3.0.7"])
 def test_ranks_listen_on_the_interface_that_has_the_machines_address(address: str) -> None:
     here = Place(address=address)
-    assert rank_environment({}, ranks=1, num_cores=1, place=here)["GLOO_SOCKET_IFNAME"] == "lo"
+    environment = rank_environment({}, ranks=1, num_cores=1, place=here)
+    assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("lo", "=lo")
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
