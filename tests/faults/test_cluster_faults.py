@@ -70,6 +70,8 @@ def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
     monkeypatch.setattr(asyncio, "sleep", lambda seconds, *result: async_sleep(min(seconds, 0.02), *result))
     monkeypatch.setattr("pipelines.pods.orphans.MIN_AGE", timedelta(0))
+    for pause in ("SOON", "WHEN_OTHERS_HAVE_ENDED"):
+        monkeypatch.setattr(f"slipway.retries.{pause}", timedelta(0))
 
 
 @pytest.fixture
@@ -95,22 +97,23 @@ def troubled(case: PodCase, training: TrainingCase, tmp_path: Path) -> Iterator[
 
 
 def outcome(schedule: Schedule) -> tuple[str, str]:
-    """Try a task as often as Airflow does; return its last state and what it said."""
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+    """Let Airflow run a DAG of this one task; return the task's last state, and what its last try said."""
+    from airflow.sdk import DAG
 
-    said = ""
-    for number in range(1, RETRIES + 2):
-        ti = TaskInstance(try_number=number, max_tries=RETRIES)
-        try:
-            receipt = schedule.task.run(ti, deferrable=schedule.deferrable)
-        except AirflowFailException as error:
-            return "failed", str(error)
-        except AirflowException as error:
-            said = str(error)
-        else:
-            assert receipt["result"] == {"n": 1}
-            return "success", ""
-    return "failed", said
+    from slipway.dag import task_defaults
+
+    said: list[str] = []
+    arguments = {
+        **task_defaults("tiny", owner="me"),
+        "retry_delay": timedelta(0),
+        "on_failure_callback": lambda context: said.append(str(context["exception"])),
+    }
+    with DAG("lifecycle_tiny", schedule=None, default_args=arguments) as dag:
+        schedule.task.operator(deferrable=schedule.deferrable)
+    (ti,) = dag.test(logical_date=None).get_task_instances()
+    if ti.state == "success":
+        assert ti.xcom_pull(task_ids=ti.task_id)["result"] == {"n": 1}
+    return str(ti.state), " ".join(said)
 
 
 def reap(state: str) -> list[str]:
