@@ -30,6 +30,16 @@ def test_memory_that_runs_out_is_explained_with_the_numbers() -> None:
     assert "try training.accumulation_steps 2: the same batch, 8 instead of 16 sequences at a time" in str(error)
 
 
+def test_pinned_memory_that_runs_out_is_told_from_the_gpus() -> None:
+    torch.ones(1, device="cuda")
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**45, dtype=torch.uint8, pin_memory=True)
+    error = explain_refusal(refused.value, TrainingConfig(batch_size=16))
+    assert isinstance(error, OutOfMemory)
+    assert "training: out of pinned host memory (" in str(error)
+    assert "try more memory for each machine (resources.train.memory)" in str(error)
+
+
 def test_a_step_with_a_bad_gradient_changes_nothing_although_the_host_does_not_look() -> None:
     device = torch.device("cuda")
     layer = torch.nn.Linear(4, 4, device=device)

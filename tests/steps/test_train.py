@@ -23,7 +23,7 @@ from pipelines.training.export import save_model
 from pipelines.training.loss import NextTokenLoss
 from pipelines.training.model import build_model
 from pipelines.training.optimizer import build_optimizer
-from pipelines.training.planning.facts import Device, Plan, Range, RankMemory, Sizes
+from pipelines.training.planning.facts import Ledger, Plan, Range, RankMemory, Sizes
 from pipelines.training.precision import compute_dtype, processor_flags
 from tests.training_case import DEADLINE_SECONDS, TEXTS, TrainingCase, make_case, wait_for
 
@@ -31,8 +31,8 @@ CPU = torch.device("cpu")
 PLAN = Plan(
     total_tokens=60 * 6 * 16,
     sizes=Sizes(**dict.fromkeys(Sizes.model_fields, 1)),
-    memory=RankMemory(**dict.fromkeys(RankMemory.model_fields, 1)),
-    device=Device(name="device", memory_bytes=1),
+    device=None,
+    host=Ledger(name="host", needed=RankMemory(**dict.fromkeys(RankMemory.model_fields, 1)), available_bytes=1),
     checkpoint_bytes=1,
     calibration=None,
     seconds=Range(value=60, low=50, high=70),

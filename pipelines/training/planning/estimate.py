@@ -9,7 +9,7 @@ from pipelines.errors import BadInput, RanksFailed
 from pipelines.spec import DilocoConfig, StabilityConfig, TrainingConfig
 from pipelines.training.metrics import Reading
 from pipelines.training.planning.facts import Calibration, Plan, Range
-from pipelines.training.supervision.out_of_memory import advice, gib
+from pipelines.training.supervision.out_of_memory import advice, gib, host_advice
 
 WARM_UP_STEPS, MEASURED_STEPS, BLOCK_STEPS = 4, 20, 2
 SAVE_EVERY_STEPS = 8
@@ -76,13 +76,16 @@ def timed(plan: Plan, calibration: Calibration, training: TrainingConfig) -> Pla
 
 
 def check_fits(plan: Plan, training: TrainingConfig) -> None:
-    """Refuse a training whose ranks need more memory than their devices have.
+    """Refuse a training whose ranks need more memory than there is, on their GPUs or on the host.
 
     Raises:
-        BadInput: with both numbers and a way out.
+        BadInput: with both numbers and a way out, for each memory that is too small.
     """
-    if not plan.fits:
-        raise BadInput(
-            f"training: a rank needs {gib(plan.memory.total)}, {plan.device.name} has "
-            f"{gib(plan.device.memory_bytes)} for it; {advice(training)}"
-        )
+    problems = [
+        f"a rank needs {gib(ledger.needed.total)}, {ledger.name} has {gib(ledger.available_bytes)} for it; "
+        f"{advice(training) if ledger is plan.ledgers[0] else host_advice(training)}"
+        for ledger in plan.ledgers
+        if not ledger.fits
+    ]
+    if problems:
+        raise BadInput(f"training: {'. And '.join(problems)}")

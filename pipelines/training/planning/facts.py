@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Self
+
+from pydantic import ValidationError
 
 from pipelines.artifacts import canonical_json
 from pipelines.spec import ArchitectureConfig, Frozen, TrainingConfig
@@ -21,6 +24,9 @@ class Sizes(Frozen):
     outer_parameters: int
     """Outside of the decoder layers: embeddings, head, last norm."""
 
+    pinned_shard_bytes: int
+    """Of a rank's share of the weights where each lies in pinned memory of its own, as shards do on the host."""
+
     flops_per_token: int
     compute_bytes: int
     """Of a number in a matrix product."""
@@ -30,30 +36,45 @@ class Sizes(Frozen):
 
 
 class RankMemory(Frozen):
-    """Bytes of one rank, at the moment when they are most."""
+    """Bytes that one rank needs of a memory, at the moment when they are most."""
 
-    weights: int
-    gradients: int
-    optimizer: int
-    exchange: int
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    exchange: int = 0
     """What the strategy needs to work together: gathered layers, or copies of the weights."""
 
-    activations: int
-    process: int
+    activations: int = 0
+    checkpoint: int = 0
+    """This rank's file, which is composed in memory."""
+
+    process: int = 0
     """Libraries and their contexts, before there is a model."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.exchange + self.activations + self.process
+        return sum(getattr(self, part) for part in RankMemory.model_fields)
+
+    def __add__(self, other: RankMemory) -> RankMemory:
+        """Return what both need, part by part."""
+        return RankMemory(**{part: getattr(self, part) + getattr(other, part) for part in RankMemory.model_fields})
 
 
-class Device(Frozen):
-    """What one rank has on this machine."""
+class Ledger(Frozen):
+    """What one rank needs of a memory, and what it has of it on this machine."""
 
     name: str
-    memory_bytes: int
-    """Of its GPU, or its share of the host's memory."""
+    """Whose memory it is."""
+
+    needed: RankMemory
+    available_bytes: int
+    """Of its GPU, or its share of the host's memory, which all ranks of a machine have together."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.needed.total <= self.available_bytes
 
 
 class Range(Frozen):
@@ -95,7 +116,7 @@ class Comparison(Frozen):
     seconds: float
     planned_memory_bytes: int
     memory_bytes: int
-    """Of the rank that needed most."""
+    """Of the rank that needed most, where it computes: on its GPU, or on the host."""
 
     planned_cost: Range | None
     cost: float | None
@@ -106,8 +127,10 @@ class Plan(Frozen):
 
     total_tokens: int
     sizes: Sizes
-    memory: RankMemory
-    device: Device
+    device: Ledger | None
+    """Of a rank's GPU; None on a machine without GPUs, where everything is on the host."""
+
+    host: Ledger
     checkpoint_bytes: int
     calibration: Calibration | None
     seconds: Range | None
@@ -117,9 +140,14 @@ class Plan(Frozen):
     """None without a price."""
 
     @property
+    def ledgers(self) -> tuple[Ledger, ...]:
+        """The memories that a rank needs, the one that it computes in first."""
+        return (self.host,) if self.device is None else (self.device, self.host)
+
+    @property
     def fits(self) -> bool:
-        """Whether a rank's device has the memory."""
-        return self.memory.total <= self.device.memory_bytes
+        """Whether there is enough of each memory."""
+        return all(ledger.fits for ledger in self.ledgers)
 
     def compare(self, *, seconds: float, memory_bytes: int, price_per_hour: float | None) -> Comparison | None:
         """Compare this plan with what it came to; None when it told no time."""
@@ -128,7 +156,7 @@ class Plan(Frozen):
         return Comparison(
             planned_seconds=self.seconds,
             seconds=seconds,
-            planned_memory_bytes=self.memory.total,
+            planned_memory_bytes=self.ledgers[0].needed.total,
             memory_bytes=memory_bytes,
             planned_cost=self.cost,
             cost=None if price_per_hour is None else seconds / 3600 * price_per_hour,
@@ -136,9 +164,11 @@ class Plan(Frozen):
 
     @classmethod
     def find(cls, store: Store, architecture: ArchitectureConfig, training: TrainingConfig) -> Self | None:
-        """Return the newest plan of a training, or None when none was made."""
+        """Return the newest plan of a training, or None when none was made that can be read."""
         data = store.read(_place(architecture, training))
-        return None if data is None else cls.model_validate_json(data)
+        with contextlib.suppress(ValidationError):  # another release made it
+            return None if data is None else cls.model_validate_json(data)
+        return None
 
     def keep(self, store: Store, architecture: ArchitectureConfig, training: TrainingConfig) -> None:
         """Leave this plan for the training that it is about."""

@@ -11,7 +11,7 @@ from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.nodes import Place
 from pipelines.training.planning.calibration import calibrate
 from pipelines.training.planning.estimate import timed
-from pipelines.training.planning.facts import Device, Plan
+from pipelines.training.planning.facts import Ledger, Plan, RankMemory
 from pipelines.training.planning.memory import checkpoint_bytes, memory_per_rank
 from pipelines.training.planning.sizes import measure_sizes
 from pipelines.training.supervision.out_of_memory import MemoryGroup
@@ -35,13 +35,14 @@ def make_plan(
         BadInput: when the architecture cannot be built.
         SlipwayError: whatever stops the calibration.
     """
-    sizes = measure_sizes(architecture, training, vocabulary_size)
-    device = find_device(training)
+    on_gpu = torch.cuda.is_available()
+    sizes = measure_sizes(architecture, training, vocabulary_size, on_gpu=on_gpu)
+    device, host = memory_per_rank(sizes, training, on_gpu=on_gpu)
     plan = Plan(
         total_tokens=training.max_steps * training.batch_size * training.sequence_length,
         sizes=sizes,
-        memory=memory_per_rank(sizes, training, on_gpu=torch.cuda.is_available()),
-        device=device,
+        device=None if device is None else device_ledger(device),
+        host=host_ledger(host, training),
         checkpoint_bytes=checkpoint_bytes(sizes, training),
         calibration=None,
         seconds=None,
@@ -52,12 +53,15 @@ def make_plan(
     return timed(plan, calibrate(architecture, training, vocabulary_size), training)
 
 
-def find_device(training: TrainingConfig) -> Device:
-    """Return what each of this machine's ranks has: a GPU, or its share of the host's memory."""
-    if torch.cuda.is_available():
-        found = torch.cuda.get_device_properties(0)
-        return Device(name=found.name, memory_bytes=found.total_memory - _CONTEXT_BYTES)
-    limit = MemoryGroup.of_this_process().limit_bytes()
-    memory = min(psutil.virtual_memory().available, limit or psutil.virtual_memory().total)
+def device_ledger(needed: RankMemory) -> Ledger:
+    """Set what a rank needs against what its GPU has."""
+    found = torch.cuda.get_device_properties(0)
+    return Ledger(name=found.name, needed=needed, available_bytes=found.total_memory - _CONTEXT_BYTES)
+
+
+def host_ledger(needed: RankMemory, training: TrainingConfig) -> Ledger:
+    """Set what a rank needs against its share of this machine's memory."""
+    memory = psutil.virtual_memory()
+    available = min(memory.available, MemoryGroup.of_this_process().limit_bytes() or memory.total)
     ranks = Place.of(os.environ).local_ranks(training.ranks)
-    return Device(name="this machine", memory_bytes=memory // ranks)
+    return Ledger(name="this machine", needed=needed, available_bytes=available // ranks)

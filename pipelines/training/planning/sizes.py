@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -12,21 +14,31 @@ from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.adapters import attach
 from pipelines.training.flops import flops_per_token
 from pipelines.training.layers import decoder_layers, recompute_activations
-from pipelines.training.loss import NextTokenLoss
+from pipelines.training.loss import _CHUNK_LOGITS, _MIN_CHUNK_TOKENS, chunked_cross_entropy
 from pipelines.training.model import bare_model, transformers_config
 from pipelines.training.planning.facts import Sizes
+from pipelines.training.planning.memory import FLOAT, num_shards, pinned_bytes
 from pipelines.training.precision import compute_dtype
 
 _CPU = torch.device("cpu")
 
 
-def measure_sizes(architecture: ArchitectureConfig, training: TrainingConfig, vocabulary_size: int) -> Sizes:
+def measure_sizes(
+    architecture: ArchitectureConfig, training: TrainingConfig, vocabulary_size: int, *, on_gpu: bool
+) -> Sizes:
     """Return the sizes of a training.
+
+    Args:
+        architecture: of the model.
+        training: how it is trained.
+        vocabulary_size: entries of its tokenizer.
+        on_gpu: whether it is for ranks with GPUs, which take more logits at once.
 
     Raises:
         BadInput: when the architecture cannot be built, or has no layers of the names that adapters are to have.
     """
-    dtype = compute_dtype(training.precision, torch.device("cuda", 0) if torch.cuda.is_available() else _CPU)
+    kind = "cuda" if on_gpu else "cpu"
+    dtype = compute_dtype(training.precision, torch.device("cuda", 0) if on_gpu else _CPU)
     model = bare_model(transformers_config(architecture, vocabulary_size=vocabulary_size, eos_id=0))
     if training.start.lora:
         attach(model, training.start.lora, base="", revision="")
@@ -34,23 +46,45 @@ def measure_sizes(architecture: ArchitectureConfig, training: TrainingConfig, vo
         recompute_activations(model)
     total = _count(model.parameters())
     layers = [_count(layer.parameters()) for layer in decoder_layers(model)]
+    shards = num_shards(training)
     return Sizes(
         num_parameters=total,
         num_trained_parameters=_count(p for p in model.parameters() if p.requires_grad),
         largest_layer_parameters=max(layers),
         outer_parameters=total - sum(layers),
+        pinned_shard_bytes=sum(pinned_bytes(FLOAT * math.ceil(p.numel() / shards)) for p in model.parameters()),
         flops_per_token=flops_per_token(model, training.sequence_length),
         compute_bytes=dtype.itemsize,
-        activation_bytes=_activation_bytes(model, training, dtype),
+        activation_bytes=_activation_bytes(model, training, dtype, _chunk_tokens(vocabulary_size, kind)),
     )
 
 
-def _activation_bytes(model: torch.nn.Module, training: TrainingConfig, dtype: torch.dtype) -> int:
+class _Loss(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """`NextTokenLoss` on fake tensors of the host, with the chunks of the device that it will run on."""
+
+    def __init__(self, model: nn.Module, chunk_tokens: int) -> None:
+        super().__init__()
+        self.model = model
+        self._chunk_tokens = chunk_tokens
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of windows of shape (batch, sequence_length + 1)."""
+        inputs, targets = windows[:, :-1].clamp_min(0), windows[:, 1:].flatten()
+        hidden = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        weight = self.model.get_output_embeddings().weight
+        return chunked_cross_entropy(hidden, weight, targets, chunk_tokens=self._chunk_tokens)
+
+
+def _chunk_tokens(vocabulary_size: int, kind: str) -> int:
+    return max(_MIN_CHUNK_TOKENS[kind], _CHUNK_LOGITS[kind] // vocabulary_size)
+
+
+def _activation_bytes(model: nn.Module, training: TrainingConfig, dtype: torch.dtype, chunk_tokens: int) -> int:
     """Return what a micro-batch needs at the peak of forward and backward pass."""
     sequences = training.batch_size // (training.data_ranks * training.accumulation_steps)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _place_on_host(model)
-        module = NextTokenLoss(model)
+        module = _Loss(model, chunk_tokens)
         windows = torch.zeros((sequences, training.sequence_length + 1), dtype=torch.long)
         tracker = MemTracker()
         tracker.track_external(module, windows)
@@ -60,7 +94,7 @@ def _activation_bytes(model: torch.nn.Module, training: TrainingConfig, dtype: t
     return int(peak["Activation"] + peak["Temp"])
 
 
-def _place_on_host(model: torch.nn.Module) -> None:
+def _place_on_host(model: nn.Module) -> None:
     """Replace tensors of the meta device by fake ones of the host, where the loss and autocast know what to do.
 
     `Module.to_empty` would exchange the contents of tensors, which fake ones do not allow. All weights are trained
@@ -69,11 +103,11 @@ def _place_on_host(model: torch.nn.Module) -> None:
     placed: dict[torch.Tensor, torch.Tensor] = {}  # tied weights stay one
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            new = torch.nn.Parameter(torch.empty_like(weight, device=_CPU))
+            new = nn.Parameter(torch.empty_like(weight, device=_CPU))
             setattr(module, name, placed.setdefault(weight, new))
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty_like(buffer, device=_CPU))
 
 
-def _count(parameters: Iterable[torch.nn.Parameter]) -> int:
+def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)

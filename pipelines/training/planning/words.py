@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipelines.spec import TrainingConfig
-from pipelines.training.planning.facts import Calibration, Comparison, Plan, Range, RankMemory
+from pipelines.training.planning.facts import Calibration, Comparison, Ledger, Plan, Range
 from pipelines.training.supervision.out_of_memory import gib
 
 
@@ -15,13 +15,12 @@ def plan_text(plan: Plan, training: TrainingConfig) -> str:
     trained = (
         "" if sizes.num_trained_parameters == sizes.num_parameters else f", {sizes.num_trained_parameters:,} learn"
     )
-    verdict = "fits" if plan.fits else "TOO SMALL"
     lines = {
         "Parameters": f"{sizes.num_parameters:,}{trained}",
         "Data": f"{total:,} tokens in {training.max_steps:,} steps",
         "Arithmetic": f"{sizes.flops_per_token:.3g} FLOPs a token, {sizes.flops_per_token * total:.3g} in all",
-        "Memory": f"{size(plan.memory.total)} a rank at most: {_parts(plan.memory)}",
-        "Device": f"{plan.device.name}, {size(plan.device.memory_bytes)} a rank: {verdict}",
+        **({"GPU memory": _needs(plan.device)} if plan.device else {}),
+        "Host memory": _needs(plan.host),
         "Checkpoint": f"{size(plan.checkpoint_bytes)}, {training.keep_checkpoints} kept",
     }
     if plan.calibration:
@@ -77,6 +76,11 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms"
 
 
-def _parts(memory: RankMemory) -> str:
-    parts = [(name, size_bytes) for name, size_bytes in memory.model_dump().items() if size_bytes]
-    return ", ".join(f"{name} {size(size_bytes)}" for name, size_bytes in parts)
+def _needs(ledger: Ledger) -> str:
+    parts = {name: size_bytes for name, size_bytes in ledger.needed.model_dump().items() if size_bytes}
+    told = ", ".join(f"{name} {size(size_bytes)}" for name, size_bytes in parts.items())
+    verdict = "fits" if ledger.fits else "TOO SMALL"
+    return (
+        f"{size(ledger.needed.total)} a rank at most: {told}; "
+        f"{ledger.name} has {size(ledger.available_bytes)} a rank: {verdict}"
+    )

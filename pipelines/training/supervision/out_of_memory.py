@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import OutOfMemory
-from pipelines.spec import TrainingConfig
+from pipelines.spec import FsdpConfig, TensorConfig, TrainingConfig
+from pipelines.training.supervision.refusals import Memory, Refusal, find_refusal
 
 GIB = 2**30
-
-_CPU_REFUSAL = re.compile(r"you tried to allocate (\d+) bytes")
-"""How torch's allocator on a CPU says that it was given no memory."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +53,30 @@ class MemoryGroup:
 
 
 def explain_refusal(error: BaseException, config: TrainingConfig) -> OutOfMemory | None:
-    """Return what an error of a rank means when it is a refused allocation, else None."""
-    import torch
+    """Return what an error of a rank means when it is a refused allocation, on its GPU or on the host, else None."""
+    device = _device_bytes()
+    refusal = find_refusal(error, device[0] if device else None)
+    if refusal is None:
+        return None
+    match refusal.memory:
+        case Memory.DEVICE:
+            return _explained(refusal, _device_numbers(*device) if device else "", advice(config))
+        case Memory.PINNED:
+            return _explained(refusal, _pinned_numbers(), host_advice(config))
+        case Memory.HOST:
+            said = refusal.said if refusal.size_bytes is None else f"{gib(refusal.size_bytes)} more were refused"
+            return OutOfMemory(f"training: out of memory: {said}; {host_advice(config) if device else advice(config)}")
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return OutOfMemory(f"training: out of GPU memory ({_device_numbers()}): {_first_line(error)}; {advice(config)}")
-    refused = _CPU_REFUSAL.search(str(error))
-    if refused:
-        return OutOfMemory(f"training: out of memory: {gib(int(refused[1]))} more were refused; {advice(config)}")
-    if isinstance(error, MemoryError):
-        return OutOfMemory(f"training: out of memory: {_first_line(error)}; {advice(config)}")
-    return None
 
-
-def explain_kill(rank: int, used_bytes: int, limit_bytes: int | None, config: TrainingConfig) -> OutOfMemory:
+def explain_kill(
+    rank: int, used_bytes: int, limit_bytes: int | None, config: TrainingConfig, *, on_gpu: bool
+) -> OutOfMemory:
     """Return the error of a rank that the kernel killed because its control group was out of memory."""
     limit = "" if limit_bytes is None else f" of {gib(limit_bytes)}"
+    way_out = host_advice(config) if on_gpu else f"{advice(config)}, or give the step more memory"
     return OutOfMemory(
         f"training: rank {rank} was killed by the kernel, out of memory: all ranks of this machine used at "
-        f"least {gib(used_bytes)}{limit}; {advice(config)}, or give the step more memory"
+        f"least {gib(used_bytes)}{limit}; {way_out}"
     )
 
 
@@ -90,6 +93,16 @@ def advice(config: TrainingConfig) -> str:
     )
 
 
+def host_advice(config: TrainingConfig) -> str:
+    """Return the way out where ranks compute on GPUs and the host's memory is too small: a smaller batch is none."""
+    ways = ["more memory for each machine (resources.train.memory)"]
+    if config.ranks > 1:
+        ways.append("fewer ranks on each (resources.train.nodes)")
+    if isinstance(config.strategy, FsdpConfig | TensorConfig) and config.strategy.cpu_offload:
+        ways.append("training.strategy.cpu_offload false")
+    return f"try {', or '.join(ways)}"
+
+
 def gib(size_bytes: float) -> str:
     """Return a size in words."""
     return f"{size_bytes / GIB:.2f} GiB"
@@ -102,10 +115,25 @@ def _other_ways(config: TrainingConfig) -> list[str]:
     return [*ways, f"training.sequence_length {max(8, config.sequence_length // 2)}", "a smaller architecture"]
 
 
-def _device_numbers() -> str:
+def _explained(refusal: Refusal, numbers: str, way_out: str) -> OutOfMemory:
+    told = f" ({numbers})" if numbers else ""
+    return OutOfMemory(f"training: out of {refusal.memory}{told}: {refusal.said}; {way_out}")
+
+
+def _device_bytes() -> tuple[int, int] | None:
+    """Return how much of this rank's GPU is free, and how much there is; None without one, or when it does not say."""
     import torch
 
-    free, total = torch.cuda.mem_get_info()
+    with contextlib.suppress(RuntimeError):  # a GPU that is full may have no room for the question
+        if torch.cuda.is_initialized():
+            free, total = torch.cuda.mem_get_info()
+            return free, total
+    return None
+
+
+def _device_numbers(free: int, total: int) -> str:
+    import torch
+
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()
     return (
         f"{gib(allocated)} held by tensors at most, {gib(reserved)} reserved, {gib(free)} free of {gib(total)}; "
@@ -113,8 +141,16 @@ def _device_numbers() -> str:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _pinned_numbers() -> str:
+    import psutil
+    import torch
+
+    pinned = torch.cuda.host_memory_stats().get("allocated_bytes.current", 0)
+    memory, limit = psutil.virtual_memory(), MemoryGroup.of_this_process().limit_bytes()
+    limited = f", of which all ranks may take {gib(limit)}" if limit is not None and limit < memory.total else ""
+    return (
+        f"{gib(pinned)} pinned by this rank, {gib(memory.available)} free of the machine's {gib(memory.total)}{limited}"
+    )
 
 
 def _lines(file: Path) -> list[str]:

@@ -158,7 +158,9 @@ class Watch:
             return RanksFailed(f"training: {story}\nIt was ended; a retry goes on from the newest checkpoint")
         if self._memory.num_kills() == self._kills_before:
             return None
-        return explain_kill(rank, self.progress.peak_memory_bytes, self._memory.limit_bytes(), self._job.training)
+        on_gpu = any(beat.device for beat in read_heartbeats(self._job.heartbeats_folder).values())
+        used, limit = self.progress.peak_memory_bytes, self._memory.limit_bytes()
+        return explain_kill(rank, used, limit, self._job.training, on_gpu=on_gpu)
 
     def _global_rank(self, local_rank: int) -> int:
         place = self._job.place

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.errors import OutOfMemory
 from pipelines.spec import TrainingConfig
-from pipelines.training.supervision.out_of_memory import GIB, MemoryGroup, advice, explain_kill
+from pipelines.training.supervision.out_of_memory import GIB, MemoryGroup, advice, explain_kill, host_advice
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,36 @@ def test_what_is_advised_is_a_valid_spec() -> None:
 
 
 def test_a_kill_by_the_kernel_is_told_with_its_numbers_and_is_not_retried() -> None:
-    error = explain_kill(1, 30 * GIB, 32 * GIB, TrainingConfig())
+    error = explain_kill(1, 30 * GIB, 32 * GIB, TrainingConfig(), on_gpu=False)
     assert isinstance(error, OutOfMemory)
     assert not error.retryable
     assert "rank 1 was killed by the kernel, out of memory" in str(error)
     assert "used at least 30.00 GiB of 32.00 GiB; try" in str(error)
     assert "try training.accumulation_steps 2" in str(error)
+
+
+def test_a_smaller_batch_is_no_way_out_where_batches_are_on_gpus() -> None:
+    told = str(explain_kill(1, 30 * GIB, 32 * GIB, TrainingConfig(ranks=2), on_gpu=True))
+    assert "accumulation_steps" not in told
+    assert told.endswith(
+        "32.00 GiB; try more memory for each machine (resources.train.memory), "
+        "or fewer ranks on each (resources.train.nodes)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "way_out"),
+    [
+        pytest.param({}, "try more memory for each machine (resources.train.memory)", id="one-rank"),
+        pytest.param(
+            {"ranks": 2, "strategy": {"kind": "fsdp", "cpu_offload": True}},
+            "(resources.train.nodes), or training.strategy.cpu_offload false",
+            id="offloaded",
+        ),
+    ],
+)
+def test_the_way_out_of_a_small_host_depends_on_what_lies_there(training: dict[str, Any], way_out: str) -> None:
+    assert host_advice(TrainingConfig.model_validate(training)).endswith(way_out)
 
 
 @pytest.mark.parametrize(
