@@ -23,9 +23,11 @@ _MIN_CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 class NextTokenLoss(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     """A causal language model with its loss inside, so that a wrapper sees one forward pass."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, chunk_tokens: int | None = None) -> None:
+        """Wrap a model; `chunk_tokens` is as in `chunked_cross_entropy`."""
         super().__init__()
         self.model = model
+        self._chunk_tokens = chunk_tokens
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the mean cross-entropy in nats of the next token.
@@ -40,8 +42,15 @@ class NextTokenLoss(nn.Module):  # type: ignore[misc]  # torch is not followed b
         head = self.model.get_output_embeddings()
         if isinstance(head.weight, DTensor):  # each rank of a group has the logits of a part of the vocabulary
             group = head.weight.device_mesh.get_group()
-            return chunked_cross_entropy(hidden, head.weight.to_local(), targets, group=group)
-        return chunked_cross_entropy(hidden, head.weight, targets)
+            return chunked_cross_entropy(
+                hidden, head.weight.to_local(), targets, group=group, chunk_tokens=self._chunk_tokens
+            )
+        return chunked_cross_entropy(hidden, head.weight, targets, chunk_tokens=self._chunk_tokens)
+
+
+def suitable_chunk_tokens(device_type: str, vocabulary_size: int) -> int:
+    """Return how many rows of logits a device had best have at once."""
+    return max(_MIN_CHUNK_TOKENS[device_type], _CHUNK_LOGITS[device_type] // vocabulary_size)
 
 
 def chunked_cross_entropy(
@@ -68,8 +77,7 @@ def chunked_cross_entropy(
         group: ranks among which the vocabulary is divided; None: this one has all of it.
         chunk_tokens: most rows of logits at once; None: what suits the device.
     """
-    kind = hidden.device.type
-    rows = chunk_tokens or max(_MIN_CHUNK_TOKENS[kind], _CHUNK_LOGITS[kind] // len(weight))
+    rows = chunk_tokens or suitable_chunk_tokens(hidden.device.type, len(weight))
     loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, rows, group)
     return loss
 

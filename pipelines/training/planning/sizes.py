@@ -14,7 +14,7 @@ from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.adapters import attach
 from pipelines.training.flops import flops_per_token
 from pipelines.training.layers import decoder_layers, recompute_activations
-from pipelines.training.loss import _CHUNK_LOGITS, _MIN_CHUNK_TOKENS, chunked_cross_entropy
+from pipelines.training.loss import NextTokenLoss, suitable_chunk_tokens
 from pipelines.training.model import bare_model, transformers_config
 from pipelines.training.planning.facts import Sizes
 from pipelines.training.planning.memory import FLOAT, num_shards, pinned_bytes
@@ -55,28 +55,8 @@ def measure_sizes(
         pinned_shard_bytes=sum(pinned_bytes(FLOAT * math.ceil(p.numel() / shards)) for p in model.parameters()),
         flops_per_token=flops_per_token(model, training.sequence_length),
         compute_bytes=dtype.itemsize,
-        activation_bytes=_activation_bytes(model, training, dtype, _chunk_tokens(vocabulary_size, kind)),
+        activation_bytes=_activation_bytes(model, training, dtype, suitable_chunk_tokens(kind, vocabulary_size)),
     )
-
-
-class _Loss(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """`NextTokenLoss` on fake tensors of the host, with the chunks of the device that it will run on."""
-
-    def __init__(self, model: nn.Module, chunk_tokens: int) -> None:
-        super().__init__()
-        self.model = model
-        self._chunk_tokens = chunk_tokens
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of windows of shape (batch, sequence_length + 1)."""
-        inputs, targets = windows[:, :-1].clamp_min(0), windows[:, 1:].flatten()
-        hidden = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-        weight = self.model.get_output_embeddings().weight
-        return chunked_cross_entropy(hidden, weight, targets, chunk_tokens=self._chunk_tokens)
-
-
-def _chunk_tokens(vocabulary_size: int, kind: str) -> int:
-    return max(_MIN_CHUNK_TOKENS[kind], _CHUNK_LOGITS[kind] // vocabulary_size)
 
 
 def _activation_bytes(model: nn.Module, training: TrainingConfig, dtype: torch.dtype, chunk_tokens: int) -> int:
@@ -84,7 +64,7 @@ def _activation_bytes(model: nn.Module, training: TrainingConfig, dtype: torch.d
     sequences = training.batch_size // (training.data_ranks * training.accumulation_steps)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _place_on_host(model)
-        module = _Loss(model, chunk_tokens)
+        module = NextTokenLoss(model, chunk_tokens=chunk_tokens)
         windows = torch.zeros((sequences, training.sequence_length + 1), dtype=torch.long)
         tracker = MemTracker()
         tracker.track_external(module, windows)
