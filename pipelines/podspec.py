@@ -14,6 +14,9 @@ STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 STORE_ADDRESS = ("AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """Where the store is, and what temporary keys have besides; each may be missing."""
 
+CONTROLLER_SECRET = "slipway-secrets"  # noqa: S105 - a name
+"""Secret with the ledger's URL; the node that runs the controller reads it, and no pod of a step may name it."""
+
 _SECRET = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<secret>[a-z0-9]([a-z0-9.-]*[a-z0-9])?)/(?P<key>[-._a-zA-Z0-9]+)")
 
 
@@ -53,6 +56,19 @@ def secret_variable(name: str, secret: str, key: str, *, is_optional: bool = Fal
     return {"name": name, "valueFrom": {"secretKeyRef": reference}}
 
 
+def step_secret(name: str) -> str:
+    """Return the name of a Secret that a step may have.
+
+    Raises:
+        ValueError: when it is the controller's.
+    """
+    if name == CONTROLLER_SECRET:
+        raise ValueError(
+            f"Secret {name} holds the ledger's URL, which no step may have; name a Secret of the step's own"
+        )
+    return name
+
+
 def store_variables(secret: str) -> list[dict[str, Any]]:
     """Return the variables by which S3 is reached with a Secret whose keys are named like them; of no secret, none.
 
@@ -68,7 +84,7 @@ def parse_secrets(text: str) -> dict[str, tuple[str, str]]:
     """Return Secret and key of each variable that a setting names: `HF_TOKEN=hugging-face/token`, separated by commas.
 
     Raises:
-        ValueError: when an entry is of another form.
+        ValueError: when an entry is of another form, or names the controller's Secret.
     """
     found: dict[str, tuple[str, str]] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -77,5 +93,5 @@ def parse_secrets(text: str) -> dict[str, tuple[str, str]]:
             raise ValueError(
                 f"secrets are written VARIABLE=secret/key, such as HF_TOKEN=hugging-face/token; got {entry!r}"
             )
-        found[match["name"]] = (match["secret"], match["key"])
+        found[match["name"]] = (step_secret(match["secret"]), match["key"])
     return found

@@ -22,7 +22,7 @@ def _of_secrets(text: str) -> str:
     """Return names of secrets as they are written.
 
     Raises:
-        ValueError: when one is of another form.
+        ValueError: when one is of another form, or no step may have it.
     """
     parse_secrets(text)
     return text

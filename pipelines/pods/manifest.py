@@ -93,7 +93,7 @@ def step_pod(
             "securityContext": pod_security(),
             "containers": [_container(arguments, resources, settings)],
             "volumes": [*_own_volumes(resources), *_named_volumes(resources)],
-            **_placement(resources, is_last_try=is_last_try),
+            **resources.in_pod(resources.selected_nodes(is_last_try=is_last_try)),
             **pull_secrets(settings.image_pull_secrets),
         },
     }
@@ -185,18 +185,3 @@ def _mounts(resources: StepResources) -> list[Body]:
             for number, volume in enumerate(resources.volumes)
         ),
     ]
-
-
-def _placement(resources: StepResources, *, is_last_try: bool) -> Body:
-    """Return where the pod may run, and before whom; only what is said."""
-    said = {
-        "nodeSelector": resources.selected_nodes(is_last_try=is_last_try),
-        "tolerations": [
-            {key: value for key, value in toleration.model_dump().items() if value}
-            for toleration in resources.tolerations
-        ],
-        "affinity": resources.affinity,
-        "priorityClassName": resources.priority_class,
-        "runtimeClassName": resources.runtime_class,
-    }
-    return {key: value for key, value in said.items() if value}

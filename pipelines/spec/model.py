@@ -22,7 +22,7 @@ _PRESETS = frozenset({"@once", "@hourly", "@daily", "@weekly", "@monthly", "@yea
 class ModelSpec(Frozen):
     """One model: data, training, gates, service and release."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    name: str = Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")
     """Model name, from the file's name."""
 
     description: str = ""

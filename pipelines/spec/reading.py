@@ -15,17 +15,20 @@ from pipelines.errors import SpecError
 from pipelines.spec.model import ModelSpec, TriggerParams
 from pipelines.spec.problems import explain
 
-FILE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,39}$")
+FILE_NAME = re.compile(r"^[a-z]([a-z0-9_]{0,38}[a-z0-9])?$")
 
 
 def model_name(path: Path) -> str:
     """Return the model name of a spec file: `docs_gpt.yaml` is model `docs-gpt`.
 
     Raises:
-        SpecError: when the file's name is not lower case letters, digits and underscores.
+        SpecError: when the file's name is not lower case letters, digits and inner underscores.
     """
     if not FILE_NAME.match(path.stem) or path.suffix != ".yaml":
-        raise SpecError(f"{path.name}: a spec is named <name>.yaml in lower case letters, digits and '_'")
+        raise SpecError(
+            f"{path.name}: a spec is named <name>.yaml, in at most 40 lower case letters, digits and '_', the first a "
+            "letter, the last no '_'; rename the file"
+        )
     return path.stem.replace("_", "-")
 
 

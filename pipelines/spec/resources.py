@@ -5,10 +5,12 @@ It is no part of any step's key: more memory gives no other result, so finished 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from pipelines.podspec import step_secret
 from pipelines.spec.base import Frozen
 
 Cpu = Annotated[str, Field(pattern=r"^[0-9]+m?$")]
@@ -58,14 +60,50 @@ class Volume(Frozen):
 class SecretKey(Frozen):
     """A key of a Secret. A spec names secrets; it holds none."""
 
-    name: ObjectName
+    name: Annotated[ObjectName, AfterValidator(step_secret)]
     """Secret."""
 
     key: str = Field(pattern=r"^[-._a-zA-Z0-9]+$")
     """Key in it."""
 
 
-class StepResources(Frozen):
+class Placement(Frozen):
+    """On which nodes a pod may run, and before whom."""
+
+    gpu_resource: str = Field(default="nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")
+    """Name under which nodes offer GPUs."""
+
+    node_selector: dict[str, str] = Field(default={})
+    """Labels of the nodes on which the pod may run."""
+
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes on which the pod may run."""
+
+    affinity: dict[str, Any] = Field(default={})
+    """Affinity, as Kubernetes writes it."""
+
+    priority_class: ObjectName | None = None
+    """PriorityClass."""
+
+    runtime_class: ObjectName | None = None
+    """RuntimeClass."""
+
+    def in_pod(self, node_selector: Mapping[str, str]) -> dict[str, Any]:
+        """Return the fields of a pod's spec that say so, with these labels of nodes; only what is said."""
+        said = {
+            "nodeSelector": dict(node_selector),
+            "tolerations": [
+                {key: value for key, value in toleration.model_dump().items() if value}
+                for toleration in self.tolerations
+            ],
+            "affinity": self.affinity,
+            "priorityClassName": self.priority_class,
+            "runtimeClassName": self.runtime_class,
+        }
+        return {key: value for key, value in said.items() if value}
+
+
+class StepResources(Placement):
     """What the pod of one step asks for, where it may run and how long."""
 
     cpu: Cpu = "1"
@@ -80,29 +118,11 @@ class StepResources(Frozen):
     gpus: int = Field(default=0, ge=0, le=64)
     """GPUs."""
 
-    gpu_resource: str = Field(default="nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")
-    """Name under which nodes offer GPUs."""
-
     disk: Size = "20Gi"
     """Room for what the step fetches and writes: an emptyDir that goes with the pod."""
 
-    node_selector: dict[str, str] = Field(default={})
-    """Labels of the nodes on which the pod may run."""
-
     on_demand_node_selector: dict[str, str] = Field(default={})
     """Labels that the last retry asks for as well, or instead: those of nodes that are not taken away."""
-
-    tolerations: tuple[Toleration, ...] = ()
-    """Taints of nodes on which the pod may run."""
-
-    affinity: dict[str, Any] = Field(default={})
-    """Affinity, as Kubernetes writes it."""
-
-    priority_class: ObjectName | None = None
-    """PriorityClass."""
-
-    runtime_class: ObjectName | None = None
-    """RuntimeClass."""
 
     volumes: tuple[Volume, ...] = ()
     """What else is mounted."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.spec.base import Frozen
-from pipelines.spec.resources import Cpu, Size
+from pipelines.spec.resources import Cpu, Placement, Size
 
 
 class PackagingConfig(Frozen):
@@ -68,8 +68,8 @@ class ServiceConfig(Frozen):
         return self
 
 
-class ServingConfig(Frozen):
-    """How many pods of a version run on a cluster, and with what; on one machine nothing of it is read."""
+class ServingConfig(Placement):
+    """How many pods of a version run on a cluster, where and with what; on one machine nothing of it is read."""
 
     replicas: int = Field(default=2, ge=1, le=1000)
     """Least pods of a copy; with 2, one may go away without anybody noticing."""
@@ -87,7 +87,7 @@ class ServingConfig(Frozen):
     """Memory that a pod requests, and its limit."""
 
     gpus: int = Field(default=0, ge=0, le=16)
-    """GPUs of a pod (`nvidia.com/gpu`)."""
+    """GPUs of a pod."""
 
     disk: Size = "10Gi"
     """Room for the fetched bento and for what the service writes."""

@@ -22,6 +22,7 @@ import yaml
 from pipelines import ledger
 from pipelines.artifacts import ArtifactRef
 from pipelines.lifecycle import inputs_of
+from pipelines.podspec import CONTROLLER_SECRET
 from pipelines.runner import WorkStep
 from pipelines.settings import REPOSITORY, Settings
 from pipelines.stack.summary import load_receipts
@@ -142,7 +143,8 @@ def configuration(said: Mapping[str, str], secret: Mapping[str, str], s3: LiveS3
     home = {"SLIPWAY_HOME": "/scratch/slipway"}  # what the image says
     about = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "slipway-settings", "namespace": NAMESPACE}}
     yield {**about, "data": {**said, **home}}
-    for name, content in (("slipway-secrets", secret), (STORE_SECRET, s3.environment)):
+    controllers = {"SLIPWAY_LEDGER": secret["SLIPWAY_LEDGER"]}
+    for name, content in ((CONTROLLER_SECRET, controllers), (STORE_SECRET, s3.environment)):
         about = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}}
         yield {**about, "stringData": dict(content)}
 

@@ -75,8 +75,10 @@ def test_pods_of_airflow_are_as_restricted_as_ours(overlay: str) -> None:
 
     assert chart["securityContexts"] == {"pod": pod_security(), "containers": container_security()}
     assert (chart["uid"], chart["gid"]) == (USER, USER)
-    (pools,) = chart["scheduler"]["extraInitContainers"]
-    assert pools["securityContext"] == container_security()
+    for component in ("apiServer", "scheduler"):
+        for container in chart[component]["extraInitContainers"]:
+            assert container["securityContext"] == container_security()
+            assert container["resources"].keys() == {"requests", "limits"}
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 
 from pipelines import labels
-from pipelines.podspec import container_security, pod_security
+from pipelines.podspec import CONTROLLER_SECRET, container_security, pod_security
 from pipelines.settings import Settings
 from tests.manifests.rendered import MANIFESTS, OVERLAYS, named, objects_of, of_kind, settings_of
 
@@ -72,6 +72,15 @@ def test_the_controller_is_as_restricted_as_steps_and_services_are(overlay: str)
         assert container["securityContext"] == container_security()
         assert container["resources"].keys() == {"requests", "limits"}
         assert container["imagePullPolicy"] == "IfNotPresent"
+
+
+@both
+def test_the_controllers_secret_is_the_one_that_no_step_may_have(overlay: str) -> None:
+    pod = named(overlay, "Deployment", "slipway-controller")["spec"]["template"]["spec"]
+
+    for container in (*pod["initContainers"], *pod["containers"]):
+        needed = [entry["secretRef"] for entry in container["envFrom"] if "secretRef" in entry]
+        assert {"name": CONTROLLER_SECRET} in needed
 
 
 @both
@@ -189,9 +198,10 @@ def test_every_file_belongs_to_an_overlay() -> None:
     assert [path.name for path in files if path.name not in named_in] == []
 
 
-def test_pods_of_kind_reach_the_gateway_by_the_name_of_its_service() -> None:
-    proxy, gateway = named("kind", "EnvoyProxy", "slipway"), named("kind", "Gateway", "slipway")
+@both
+def test_pods_reach_the_gateway_by_the_name_of_its_service(overlay: str) -> None:
+    proxy, gateway = named(overlay, "EnvoyProxy", "slipway"), named(overlay, "Gateway", "slipway")
     service = proxy["spec"]["provider"]["kubernetes"]["envoyService"]["name"]
 
     address = f"{service}.{proxy['metadata']['namespace']}.svc:{gateway['spec']['listeners'][0]['port']}"
-    assert settings_of("kind")["SLIPWAY_GATEWAY_ADDRESS"] == address
+    assert settings_of(overlay)["SLIPWAY_GATEWAY_ADDRESS"] == address

@@ -192,11 +192,26 @@ def test_every_mistake_is_named_at_once(spec_file: Path) -> None:
     assert "'foo'" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["Docs.yaml", "docs-gpt.yaml", "1docs.yaml", "docs.yml", "d o.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["Docs.yaml", "docs-gpt.yaml", "1docs.yaml", "docs.yml", "d o.yaml", "docs_.yaml", "_.yaml", f"{'d' * 41}.yaml"],
+)
 def test_a_file_name_that_is_no_model_name_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     with pytest.raises(SpecError, match="lower case letters"):
         specs.load_spec(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["docs-", "-docs", "docs_gpt", "d" * 41])
+def test_a_name_that_no_route_and_no_label_can_have_is_refused(name: str) -> None:
+    with pytest.raises(SpecError, match="name: "):
+        specs.parse_spec({"name": name})
+
+
+@pytest.mark.parametrize("name", ["d.yaml", "d2.yaml", f"{'d' * 40}.yaml"])
+def test_a_short_and_a_long_name_are_a_models(name: str) -> None:
+    path = Path(name)
+    assert specs.parse_spec({"name": specs.model_name(path)}).name == path.stem
 
 
 def test_a_missing_file_names_those_that_exist(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ Everything of a copy has the copy's name and labels, so that it is found and rem
 Deployment owns the others: when it goes, the cluster collects what a crash left behind.
 
 A pod holds no bento in its image. An init container of the same image fetches it by digest and verifies every byte;
-the main container has no credentials and no network but its answers. Both meet the PodSecurity level "restricted", and
-serve on the pod's own address only.
+only it is given the store's keys, or the role of the service account. What the pod may reach, the main container may
+too, for a NetworkPolicy is a whole pod's: names and the store's ports, at any address. Both meet the PodSecurity level
+"restricted", and serve on the pod's own address only.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ PYTHON = "python"
 FETCH = "fetch"
 SERVE = "serve"
 """Names of a pod's containers."""
+
+WITHOUT_ROLE = "eks.amazonaws.com/skip-containers"
+"""Annotation of a pod, for the webhook of EKS that gives containers the role of their service account: which get none.
+Elsewhere nobody reads it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,10 @@ def deployment(version: Version, serving: ServingConfig, settings: Settings) -> 
         "progressDeadlineSeconds": 60 + version.rollout.ready_timeout_seconds,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": copy_labels(version)},
-        "template": {"metadata": {"labels": copy_labels(version)}, "spec": _pod(version, serving, settings)},
+        "template": {
+            "metadata": {"labels": copy_labels(version), "annotations": {WITHOUT_ROLE: SERVE}},
+            "spec": _pod(version, serving, settings),
+        },
     }
     return _object(DEPLOYMENT, version, spec, {labels.BENTO: version.bento.uri, labels.RUN_ID: version.run_id})
 
@@ -193,6 +201,7 @@ def _pod(version: Version, serving: ServingConfig, settings: Settings) -> Body:
         "terminationGracePeriodSeconds": LEAST_DRAIN_SECONDS + serving.drain_seconds + END_SECONDS,
         "securityContext": pod_security(),
         **pull_secrets(settings.image_pull_secrets),
+        **serving.in_pod(serving.node_selector),
         "topologySpreadConstraints": [apart, {**apart, "topologyKey": "topology.kubernetes.io/zone"}],
         "volumes": [{"name": name, "emptyDir": {"sizeLimit": serving.disk}} for name in ("bento", "scratch", "tmp")],
         "initContainers": [_fetcher(version, serving, settings)],
@@ -244,7 +253,7 @@ def _server(version: Version, serving: ServingConfig, settings: Settings) -> Bod
 def _container(name: str, command: list[str], serving: ServingConfig, settings: Settings) -> Body:
     size: Body = {"cpu": serving.cpu, "memory": serving.memory}
     if serving.gpus and name == SERVE:
-        size["nvidia.com/gpu"] = serving.gpus
+        size[serving.gpu_resource] = serving.gpus
     return {
         "name": name,
         "image": settings.service_image,

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, SpecError
 from pipelines.labels import run_digest
 from pipelines.pods.manifest import check_store, pod_name, step_pod
-from pipelines.podspec import STORE_ADDRESS
+from pipelines.podspec import CONTROLLER_SECRET, STORE_ADDRESS
 from pipelines.runner import StepTry, WorkStep
 from pipelines.settings import REPOSITORY, Settings, read_settings
-from pipelines.spec import ModelSpec, load_spec
+from pipelines.spec import ModelSpec, load_spec, parse_spec
 from pipelines.step import WORK_STEPS, RunInfo
 
 INFO = RunInfo(model="docs-gpt", run_id="manual__2026-11-21T00:00:00+00:00", task_id="train", try_number=2)
@@ -212,6 +212,16 @@ def test_what_a_spec_names_for_its_step_counts_before_what_all_steps_get() -> No
 def test_a_setting_that_names_no_secret_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_STEP_SECRETS", text)
     with pytest.raises(BadInput, match=r"SLIPWAY_STEP_SECRETS: .*such as HF_TOKEN=hugging-face/token"):
+        read_settings()
+
+
+def test_no_step_gets_the_controllers_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledgers = {"LEDGER": {"name": CONTROLLER_SECRET, "key": "SLIPWAY_LEDGER"}}
+    rule = f"Secret {CONTROLLER_SECRET} holds the ledger's URL, which no step may have; name a Secret of the step's own"
+    with pytest.raises(SpecError, match=rf"resources\.train\.secrets\.LEDGER\.name: {rule}"):
+        parse_spec({"name": "docs-gpt", "resources": {"train": {"secrets": ledgers}}})
+    monkeypatch.setenv("SLIPWAY_STEP_SECRETS", f"LEDGER={CONTROLLER_SECRET}/SLIPWAY_LEDGER")
+    with pytest.raises(BadInput, match=f"SLIPWAY_STEP_SECRETS: .*{rule}"):
         read_settings()
 
 

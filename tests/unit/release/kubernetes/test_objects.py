@@ -113,6 +113,12 @@ def test_only_the_init_container_may_read_the_store() -> None:
     assert not [entry for entry in serve["env"] if "STORE" in entry["name"] or "AWS" in entry["name"]]
 
 
+def test_the_role_of_the_account_is_for_the_init_container_only() -> None:
+    template = bodies()["Deployment"]["spec"]["template"]
+    (serve,) = template["spec"]["containers"]
+    assert template["metadata"]["annotations"] == {"eks.amazonaws.com/skip-containers": serve["name"]}
+
+
 def test_a_pod_may_finish_its_longest_stream_before_it_is_killed() -> None:
     found = pod(drain_seconds=600)
     *_, least, most = found["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
@@ -152,6 +158,32 @@ def test_gpus_are_for_the_service_only() -> None:
     (fetch,), (serve,) = pod(gpus=1)["initContainers"], pod(gpus=1)["containers"]
     assert serve["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "nvidia.com/gpu" not in fetch["resources"]["limits"]
+
+
+def test_gpus_have_the_name_that_nodes_offer_them_under() -> None:
+    (serve,) = pod(gpus=2, gpu_resource="amd.com/gpu")["containers"]
+    assert serve["resources"]["limits"] == {"cpu": "1", "memory": "2Gi", "amd.com/gpu": 2}
+
+
+@pytest.mark.parametrize(
+    ("serving", "expected"),
+    [
+        pytest.param({"node_selector": {"pool": "gpu"}}, {"nodeSelector": {"pool": "gpu"}}, id="node-selector"),
+        pytest.param(
+            {"tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]},
+            {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]},
+            id="tolerations",
+        ),
+        pytest.param({"affinity": {"nodeAffinity": {}}}, {"affinity": {"nodeAffinity": {}}}, id="affinity"),
+        pytest.param({"priority_class": "serving"}, {"priorityClassName": "serving"}, id="priority"),
+        pytest.param({"runtime_class": "nvidia"}, {"runtimeClassName": "nvidia"}, id="runtime"),
+    ],
+)
+def test_pods_run_where_the_spec_says(serving: dict[str, Any], expected: dict[str, Any]) -> None:
+    placed, plain = bodies(**serving), pod()
+    found = placed["Deployment"]["spec"]["template"]["spec"]
+    assert {key: value for key, value in found.items() if plain.get(key) != value} == expected
+    kubernetes_validate.validate(placed["Deployment"], kubernetes_validate.latest_version(), strict=True)
 
 
 def test_what_belongs_to_a_copy_is_owned_by_its_deployment() -> None:
