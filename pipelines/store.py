@@ -66,10 +66,15 @@ class Store:
         with self._translated("create", path):
             return self._backend.create(_checked(path), data)
 
-    def put(self, path: str, data: bytes | memoryview) -> None:
-        """Write an object, replacing what is there; readers see the old or the new bytes, never a mixture."""
+    def put(self, path: str, *pieces: bytes | memoryview) -> None:
+        """Write an object, replacing what is there; readers see the old or the new bytes, never a mixture.
+
+        Args:
+            path: of the object.
+            pieces: its bytes, whole or one piece after the other.
+        """
         with self._translated("write", path):
-            self._backend.put(_checked(path), data)
+            self._backend.put(_checked(path), *pieces)
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
         """Replace an object if it still is the version that `tag` names; return whether it was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,15 +15,20 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from pipelines.store import Store
+from pipelines.training.checkpoints import rows
 from pipelines.training.checkpoints.checkpointer import Checkpointer
 from pipelines.training.checkpoints.folder import CheckpointFolder
+from pipelines.training.checkpoints.shard import local
 from pipelines.training.checkpoints.state import TrainingState
 from pipelines.training.strategies.ranks import Ranks
 from pipelines.training.strategies.single import SingleRank, Whole
+from tests.own_memory import watched
 
 CPU = torch.device("cpu")
 FOLDER = "checkpoints/key"
 MODEL = {"architecture.hidden_size": 7}
+WEIGHED = ("whole", "sharded")
+"""How ranks hold the model whose resume is weighed."""
 
 
 class Net(nn.Module):
@@ -37,6 +43,13 @@ class Net(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return one number per row."""
         return self.last(self.drop(self.first(inputs)))
+
+
+class LargeNet(nn.Sequential):
+    """101 MB of weights in matrices of 4 MB."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(5, 1024), *(nn.Linear(1024, 1024) for _ in range(24)))
 
 
 class SomeRanks(Ranks, Whole):
@@ -85,9 +98,10 @@ class Case:
         sharded: bool = False,
         kind: str = "ddp",
         model: Mapping[str, int] = MODEL,
+        net: type[nn.Module] = Net,
     ) -> None:
         torch.manual_seed(seed)
-        self.net = Net().to(strategy.device)
+        self.net = net().to(strategy.device)
         if sharded:
             fully_shard(self.net)
         self.strategy = strategy
@@ -123,6 +137,7 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def run_rank(rank: int, folder: Path) -> None:
     """Be one of two ranks: save in each way, restore in each, and leave what this rank then held in `folder`."""
+    rows._BLOCK_BYTES = 2 * 5 * 4  # two rows of the first matrix
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "rendezvous"), 2), rank=rank, world_size=2)
     stores = {name: Store(f"file://{folder / name}") for name in ("whole", "sharded", "replicas", "single")}
     held = {
@@ -141,9 +156,11 @@ def run_rank(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def saved_by(store: Store, strategy: SomeRanks, *, sharded: bool = False, seed: int = 1) -> Case:
+def saved_by(
+    store: Store, strategy: SomeRanks, *, sharded: bool = False, seed: int = 1, net: type[nn.Module] = Net
+) -> Case:
     """Take a step, and save it."""
-    case = Case(store, strategy, sharded=sharded, seed=seed)
+    case = Case(store, strategy, sharded=sharded, seed=seed, net=net)
     case.step()
     case.save(1)
     return case
@@ -165,6 +182,28 @@ def told_after_damage(case: Case, folder: Path) -> str:
     dist.barrier()
     found = case.checkpointer.resume()
     return f"{found.step} {found.damages}"
+
+
+def weigh_rank(rank: int, folder: Path) -> None:
+    """Be one of two ranks that resume a large model; leave by how much memory grew, as shares of what it holds then."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "rendezvous"), 2), rank=rank, world_size=2)
+    found = {name: _weighed(Store(f"file://{folder / name}"), sharded=name == "sharded") for name in WEIGHED}
+    (folder / f"rank-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+def _weighed(store: Store, *, sharded: bool) -> dict[str, float]:
+    """Resume a fresh training, then the same one again, when its optimizer has all its memory."""
+    saved_by(store, SomeRanks(), sharded=sharded, net=LargeNet)
+    case = Case(store, SomeRanks(), sharded=sharded, net=LargeNet)
+    growths = {}
+    for name in ("fresh", "again"):
+        with watched() as growth:
+            assert case.checkpointer.resume().step == 1
+        growths[name] = growth[0]
+    moments = [value for state in case.optimizer.state.values() for value in state.values()]
+    whole = sum(local(tensor).nbytes for tensor in [*case.net.parameters(), *moments])
+    return {name: growth / whole for name, growth in growths.items()}
 
 
 def flip_a_byte(file: Path, position: int) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import torch
 
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.job import TrainingJob
+from tests.own_memory import watched
 from tests.rank_processes import run_ranks
 from tests.training_case import make_case
 
@@ -27,8 +24,6 @@ SMALL = {
 }  # fmt: skip
 LARGE = {**SMALL, "hidden_size": 256, "intermediate_size": 1024, "num_layers": 16}
 """67 MB of weights, 4 MB of them in a layer."""
-
-_LOOK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def _begin_and_publish(rank: int, job: TrainingJob, scenario: Scenario) -> None:
 
     export.MAX_FILE_BYTES = scenario.file_bytes
     with open_strategy(job.training, job.workspace / "rendezvous") as strategy:
-        with _watched() as growth:
+        with watched() as growth:
             training = loop.Training(job, strategy)
         sizes = {"begin": growth[0]}
         weights = {name: weight.clone() for name, weight in strategy.full_weights(training.model)}
@@ -116,34 +111,8 @@ def _begin_and_publish(rank: int, job: TrainingJob, scenario: Scenario) -> None:
         whole = sum(weight.nbytes for weight in weights.values())
         del weights
         if not job.training.start.lora:  # nothing was learnt: an adapter that did not move is not published
-            with _watched() as growth:
+            with watched() as growth:
                 loop.publish(job, strategy, training.model)
             sizes["publish"] = growth[0]
     for phase, size in sizes.items():
         (job.workspace / f"{phase}-{rank}.txt").write_text(str(size / whole))
-
-
-@contextmanager
-def _watched() -> Iterator[list[int]]:
-    """Yield by how many bytes this process's own memory grew at most; known in the end."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before does not hide what is allocated now
-    growth, is_over, before = [0], threading.Event(), _own_bytes()
-
-    def look() -> None:
-        while not is_over.wait(_LOOK_SECONDS):
-            growth[0] = max(growth[0], _own_bytes() - before)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield growth
-    finally:
-        is_over.set()
-        thread.join()
-
-
-def _own_bytes() -> int:
-    """Return the memory that is no file's: what is mapped from one costs nothing that another rank has not paid."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))

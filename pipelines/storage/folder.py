@@ -35,8 +35,8 @@ class FileBackend:
             temporary.unlink()
         return True
 
-    def put(self, path: str, data: bytes | memoryview) -> None:
-        self._write_temporary(path, [data]).replace(self._root / path)
+    def put(self, path: str, *pieces: bytes | memoryview) -> None:
+        self._write_temporary(path, pieces).replace(self._root / path)
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
         with self._locked(path):

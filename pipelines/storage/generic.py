@@ -27,8 +27,8 @@ class FsspecBackend:
             return False
         return True
 
-    def put(self, path: str, data: bytes | memoryview) -> None:
-        self._fs.pipe_file(self._full(path), bytes(data))
+    def put(self, path: str, *pieces: bytes | memoryview) -> None:
+        self._fs.pipe_file(self._full(path), b"".join(pieces))
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
         raise BadInput(f"{self._root}: leases need a store with conditional replacement; use file:// or s3://")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import itertools
 import os
 import threading
 import uuid
@@ -50,8 +51,8 @@ class S3Backend:
     def create(self, path: str, data: bytes) -> bool:
         return self._write_if(path, data, {"IfNoneMatch": "*"})
 
-    def put(self, path: str, data: bytes | memoryview) -> None:
-        self._upload(path, len(data), _piece_of(data))
+    def put(self, path: str, *pieces: bytes | memoryview) -> None:
+        self._upload(path, sum(map(len, pieces)), _piece_of(*pieces))
 
     def replace(self, path: str, data: bytes, tag: str) -> bool:
         return self._write_if(path, data, {"IfMatch": tag})
@@ -287,9 +288,12 @@ class _Range:
         return self.size == len(self.data)
 
 
-def _piece_of(data: bytes | memoryview) -> Piece:
-    view = memoryview(data)
-    return lambda offset, size: bytes(view[offset : offset + size])
+def _piece_of(*pieces: bytes | memoryview) -> Piece:
+    starts = itertools.accumulate(map(len, pieces), initial=0)
+    views = [(start, memoryview(piece)) for start, piece in zip(starts, pieces, strict=False)]
+    return lambda offset, size: b"".join(
+        view[max(offset - start, 0) : max(offset + size - start, 0)] for start, view in views
+    )
 
 
 def _is_vouched(answer: Mapping[str, Any], tag: str) -> bool:

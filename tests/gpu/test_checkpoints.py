@@ -19,7 +19,7 @@ def test_a_training_on_a_gpu_is_staged_in_pinned_memory_and_goes_on_to_the_same_
     case.checkpointer.save(1, progress={}, metrics=b"")
     case.step()  # what is written is as it was before
     case.checkpointer.wait()
-    assert case.checkpointer._shard._buffer.is_pinned()
+    assert all(slot.is_pinned() for slot in case.checkpointer._shard._slots)
     again = Case(store, strategy, seed=2)
     assert again.checkpointer.resume().step == 1
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.everything().items())

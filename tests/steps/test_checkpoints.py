@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import shutil
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,21 @@ import torch
 from pipelines import verified
 from pipelines.errors import BadInput, StoreUnavailable
 from pipelines.store import Store
-from tests.checkpoint_case import CPU, FOLDER, Case, Remembering, SingleRank, flip_a_byte, run_rank
+from pipelines.training.checkpoints import shard
+from pipelines.training.checkpoints.folder import CheckpointFolder
+from pipelines.training.checkpoints.reader import StoreReader
+from pipelines.training.checkpoints.writer import StoreWriter
+from tests.checkpoint_case import (
+    CPU,
+    FOLDER,
+    WEIGHED,
+    Case,
+    Remembering,
+    SingleRank,
+    flip_a_byte,
+    run_rank,
+    weigh_rank,
+)
 from tests.rank_processes import run_ranks
 
 SECONDS = 60.0
@@ -126,7 +142,7 @@ def test_without_digests_a_flipped_weight_would_pass(store: Store, case: Case, m
     file = store.local_path(f"{FOLDER}/step-00000001/shard-00000.safetensors")
     assert file is not None
     flip_a_byte(file, -1)
-    monkeypatch.setattr(verified, "read", lambda store, path, _: store.read(path))
+    monkeypatch.setattr(verified, "_until", lambda digest, path, sha256: bool(digest()))
     assert fresh(store).checkpointer.resume().step == 1
 
 
@@ -141,6 +157,24 @@ def test_a_damaged_checkpoint_that_is_the_only_one_changes_nothing(store: Store,
     assert resumed.step == 0
     assert "shard-00000.safetensors differs from its manifest" in resumed.damages[0]
     assert_equal(again.everything(), before)
+
+
+def test_what_is_read_is_what_was_verified(store: Store, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.save(1)
+    file = store.local_path(f"{FOLDER}/step-00000001/shard-00000.safetensors")
+    assert file is not None
+    read_data = StoreReader.read_data
+
+    def damaged_meanwhile(*arguments: Any) -> Any:
+        flip_a_byte(file, -1)
+        return read_data(*arguments)
+
+    monkeypatch.setattr(StoreReader, "read_data", damaged_meanwhile)
+    again = fresh(store)
+    before = again.everything()
+    with pytest.raises(StoreUnavailable, match=r"shard-00000\.safetensors changed while it was read"):
+        again.checkpointer.resume()
+    assert_equal(again.everything(), before)  # all is in one piece
 
 
 class SlowStore:
@@ -191,13 +225,104 @@ def test_what_went_wrong_while_writing_is_told_by_the_next_call(store: Store, ca
     assert case.checkpointer.resume().step == 0
 
 
+def slots(case: Case) -> list[torch.Tensor]:
+    """Return the memory in which a training's checkpoints are staged."""
+    return case.checkpointer._shard._slots
+
+
 def test_staging_uses_its_memory_again(case: Case) -> None:
     case.save(1)
-    shard = case.checkpointer._shard
-    before = shard._buffer.data_ptr()
+    before = [slot.data_ptr() for slot in slots(case)]
     case.step()
     case.save(2)
-    assert shard._buffer.data_ptr() == before
+    assert [slot.data_ptr() for slot in slots(case)] == before
+
+
+@pytest.mark.parametrize("slot_bytes", [8, 24, 1000])
+def test_a_file_is_staged_in_slots_of_bounded_size_and_has_the_same_bytes(
+    slot_bytes: int, case: Case, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{FOLDER}/step-00000001/shard-00000.safetensors"
+    case.save(1)
+    expected = store.read(path)
+    monkeypatch.setattr(shard, "_SLOT_BYTES", slot_bytes)
+    other = fresh(store)
+    assert other.checkpointer.resume().step == 1
+    other.save(1)
+    assert store.read(path) == expected
+    assert {len(slot) for slot in slots(other)[:-1]} == {slot_bytes}
+    assert len(slots(other)[-1]) <= slot_bytes
+
+
+@pytest.fixture
+def held_when_taken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[int]]:
+    """Return what tells, for each time that memory is taken from now on, how much of a training's is still held."""
+
+    def watch(case: Case) -> list[int]:
+        before, counts, empty = [weakref.ref(slot) for slot in slots(case)], [], torch.empty
+
+        def take(*size: int, **how: Any) -> torch.Tensor:
+            if how.get("dtype") == torch.uint8:
+                counts.append(sum(slot() is not None for slot in before))
+            return empty(*size, **how)
+
+        monkeypatch.setattr(torch, "empty", take)
+        return counts
+
+    return watch
+
+
+def test_staging_gives_memory_back_before_it_takes_more(
+    store: Store, held_when_taken: Callable[[Case], list[int]]
+) -> None:
+    case = fresh(store)
+    case.save(1)  # before the first step: no moments
+    case.step()
+    counts = held_when_taken(case)
+    case.save(2)
+    assert counts == [0]
+
+
+class Leaving(SingleRank):
+    """A rank whose others may be lost."""
+
+    has_lost_ranks = False
+
+
+def test_a_rank_that_goes_on_alone_first_gives_back_what_a_checkpoint_with_the_others_holds(
+    store: Store, slow: SlowStore, held_when_taken: Callable[[Case], list[int]]
+) -> None:
+    strategy = Leaving(CPU)
+    case = fresh(store, strategy=strategy)
+    case.checkpointer._is_alone = False
+    case.step()
+    case.checkpointer.save(1, progress={}, metrics=b"")
+    assert slow.began.wait(SECONDS)
+    case.step()
+    expected, counts = case.everything(), held_when_taken(case)
+    strategy.has_lost_ranks = True
+    threading.Timer(0.5, slow.may_go_on.set).start()
+    case.save(2)
+    assert counts == [0]
+    again = fresh(store)
+    assert again.checkpointer.resume().step == 2
+    assert_equal(again.everything(), expected)
+
+
+@pytest.mark.parametrize("stage", ["prepare_global_plan", "finish"], ids=["staged", "written"])
+def test_a_checkpoint_that_was_given_up_never_comes_to_be(
+    stage: str, store: Store, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = getattr(StoreWriter, stage)
+
+    def give_up_first(*arguments: Any, **named: Any) -> Any:
+        case.checkpointer._shard.give_up()
+        return go_on(*arguments, **named)
+
+    monkeypatch.setattr(StoreWriter, stage, give_up_first)
+    with pytest.raises(RuntimeError, match="given up"):
+        case.save(1)
+    assert case.checkpointer.resume().step == 0
 
 
 def test_another_model_is_refused(store: Store, case: Case) -> None:
@@ -273,6 +398,41 @@ def test_ranks_share_the_writing_and_write_nothing_twice(two_ranks: tuple[Path, 
     ]
     assert sum(sizes) == sum(tensor.nbytes for tensor in alone.everything().values())
     assert max(sizes) < 0.7 * sum(sizes)
+
+
+def test_what_every_sharded_rank_wants_is_in_one_file(two_ranks: tuple[Path, Case]) -> None:
+    checkpoints = CheckpointFolder(Store(f"file://{two_ranks[0] / 'sharded'}"), FOLDER)
+    tensors = checkpoints.manifest(1).tensors
+    scalars = {chunk.file for tensor in tensors.values() if tensor.shape == () for chunk in tensor.chunks}
+    assert scalars == {"shard-00000.safetensors"}
+
+
+def test_nothing_is_set_before_every_file_is_verified(two_ranks: tuple[Path, Case], tmp_path: Path) -> None:
+    shutil.copytree(two_ranks[0] / "whole", tmp_path / "whole")
+    files = sorted((tmp_path / "whole" / FOLDER).rglob("shard-*"))
+    assert len(files) == 2
+    for file in files:
+        flip_a_byte(file, -1)
+        case = fresh(Store(f"file://{tmp_path / 'whole'}"))
+        before = case.everything()
+        assert case.checkpointer.resume().step == 0
+        assert_equal(case.everything(), before)
+        flip_a_byte(file, -1)
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_a_resume_takes_no_memory_beside_what_it_restores(name: str, weighed: list[dict[str, Any]]) -> None:
+    for rank in weighed:
+        assert rank[name]["fresh"] < 0.8  # two thirds are the moments, which a fresh optimizer has not got
+        assert rank[name]["again"] < 0.1
+
+
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return by how much the memory of each of two ranks grew while it resumed, as shares of what it restored."""
+    folder = tmp_path_factory.mktemp("weighed")
+    run_ranks(2, weigh_rank, folder)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

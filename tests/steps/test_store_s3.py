@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pipelines import artifacts, lease
 from pipelines.errors import ArtifactCorrupt, LeaseHeld, StoreRefused
+from pipelines.storage.parts import PART_BYTES
 from pipelines.store import Store
 from tests.live_s3 import LiveS3
 
@@ -65,6 +67,13 @@ def test_artifacts_round_trip_and_a_changed_object_is_refused(store: Store, tmp_
     store.put(f"{ref.uri}/sub/weights.safetensors", b"other")
     with pytest.raises(ArtifactCorrupt, match=r"weights\.safetensors"):
         artifacts.fetch(store, ref, tmp_path / "another-cache")
+
+
+@pytest.mark.parametrize("piece_bytes", [PART_BYTES - 3, PART_BYTES, 3 * PART_BYTES])
+def test_an_object_written_in_pieces_is_whole_wherever_they_end(store: Store, piece_bytes: int) -> None:
+    data = random.Random(1).randbytes(2 * PART_BYTES + 5)  # noqa: S311 - no secret
+    store.put("a", *(memoryview(data)[start : start + piece_bytes] for start in range(0, len(data), piece_bytes)))
+    assert store.read("a") == data
 
 
 def test_listing_and_deleting(store: Store) -> None:

@@ -137,6 +137,14 @@ def test_a_stale_tag_replaces_nothing(store: Store) -> None:
     assert store.read("lease") == b"2"
 
 
+@pytest.mark.parametrize("url", ["file://{folder}", "memory://bucket/pieces"])
+def test_an_object_may_be_written_in_pieces(url: str, tmp_path: Path) -> None:
+    store = Store(url.format(folder=tmp_path))
+    store.put("a", b"01", memoryview(b"234"), b"", b"5")
+    assert store.read("a") == b"012345"
+    store.delete("a")
+
+
 def test_deleting_leaves_no_empty_folders(store: Store) -> None:
     store.put("a/b/c", b"")
     store.delete("a/b/c")

@@ -25,7 +25,7 @@ from pipelines.training.checkpoints.folder import METRICS, CheckpointFolder
 from pipelines.training.checkpoints.identity import check_same_model, identity
 from pipelines.training.checkpoints.manifest import Manifest, SavedTensor, ShardFile
 from pipelines.training.checkpoints.ownership import has_elements, owned
-from pipelines.training.checkpoints.reader import AsidePlanner, StoreReader
+from pipelines.training.checkpoints.reader import StoreReader
 from pipelines.training.checkpoints.shard import Shard
 from pipelines.training.checkpoints.state import TrainingState
 from pipelines.training.checkpoints.writer import StoreWriter
@@ -187,9 +187,10 @@ class Checkpointer:
             self._strategy.lose_ranks()
 
     def _go_on_alone(self) -> None:
-        """Let rank 0 save what it has, without the others; the shared group and staging memory may still be in use."""
+        """Let rank 0 save what it has, without the others, and without what may still wait for them."""
         if not self._is_alone:
             logger.warning("ranks were lost: checkpoints hold the first rank's state from now on")
+            self._shard.give_up()
             self._is_alone, self._shard = True, Shard()
 
     def resume(self) -> Resumed:
@@ -227,12 +228,12 @@ class Checkpointer:
         manifest = self._manifest(folder, step)
         check_same_model(manifest, self._model, self._state.shapes, folder.step_path(step))
         wanted = self._state.wanted(manifest, with_strategy=manifest.strategy == self._kind)
-        held = {name: tensor for name, tensor in wanted.items() if has_elements(tensor)}
-        planner = AsidePlanner(wanted)
+        held = {name: tensor.detach() for name, tensor in wanted.items() if has_elements(tensor)}
+        planner = dcp.DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         reader = StoreReader(folder, manifest)
         with _plain_errors():
             dcp.load(held, storage_reader=reader, planner=planner, process_group=self._group, no_dist=self._is_alone)
-        self._state.put(wanted, planner.values)
+        self._state.adopt(wanted)
         return Resumed(step, manifest.progress, reader.metrics, tuple(damages))
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import Self, TypeVar
 
 from pipelines import verified
 from pipelines.artifacts import MANIFEST
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LATEST = "latest.json"
 METRICS = "metrics.jsonl"
 _STEP = re.compile(r"step-(\d{8,})")
+
+T = TypeVar("T")
 
 
 class CheckpointFolder:
@@ -41,10 +43,13 @@ class CheckpointFolder:
         """Remove what a killed or damaged training left of a step that is about to be written."""
         self._remove(step)
 
-    def put(self, step: int, name: str, data: bytes | memoryview) -> ShardFile:
+    def put(self, step: int, name: str, *pieces: bytes | memoryview) -> ShardFile:
         """Write one file of a step, and return what its manifest must say of it."""
-        self._store.put(f"{self.step_path(step)}/{name}", data)
-        return ShardFile(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        self._store.put(f"{self.step_path(step)}/{name}", *pieces)
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        return ShardFile(size_bytes=sum(map(len, pieces)), sha256=digest.hexdigest())
 
     def commit(self, manifest: Manifest, *, keep: int) -> None:
         """Make a step whose files are written a checkpoint, point to it, and remove all but the `keep` newest."""
@@ -90,23 +95,42 @@ class CheckpointFolder:
         return manifest
 
     def read(self, manifest: Manifest, name: str) -> bytes:
-        """Return one file of a checkpoint, verified.
+        """Return one small file of a checkpoint, verified.
 
         Raises:
             ArtifactCorrupt: when it is missing or a byte differs from its manifest; names it.
         """
-        path = self.step_path(manifest.step)
-        try:
-            data = verified.read(self._store, f"{path}/{name}", manifest.files[name].sha256)
-        except FileNotFoundError:
-            raise ArtifactCorrupt(f"checkpoint {path}: {name} is missing") from None
-        if data is None:
-            raise ArtifactCorrupt(f"checkpoint {path}: {name} differs from its manifest")
-        return data
+        return self._sound(verified.read, manifest, name)
+
+    def verify(self, manifest: Manifest, name: str) -> verified.Landmarks:
+        """Read one file of a checkpoint and keep none of it; return by what `pieces` knows its bytes again.
+
+        Raises:
+            ArtifactCorrupt: when it is missing or a byte differs from its manifest; names it.
+        """
+        return self._sound(verified.landmarks, manifest, name)
+
+    def pieces(self, manifest: Manifest, name: str, known: verified.Landmarks) -> Iterator[bytes]:
+        """Yield the very bytes of a file that were verified.
+
+        Raises:
+            StoreUnavailable: when the file has changed since.
+        """
+        return verified.pieces(self._store, f"{self.step_path(manifest.step)}/{name}", known)
 
     def step_path(self, step: int) -> str:
         """Return the folder of a step."""
         return f"{self._path}/step-{step:08d}"
+
+    def _sound(self, read: Callable[[Store, str, str], T | None], manifest: Manifest, name: str) -> T:
+        path = self.step_path(manifest.step)
+        try:
+            found = read(self._store, f"{path}/{name}", manifest.files[name].sha256)
+        except FileNotFoundError:
+            raise ArtifactCorrupt(f"checkpoint {path}: {name} is missing") from None
+        if found is None:
+            raise ArtifactCorrupt(f"checkpoint {path}: {name} differs from its manifest")
+        return found
 
     def _steps(self) -> set[int]:
         found = (_STEP.search(path) for path in self._store.list(self._path))

@@ -14,11 +14,14 @@ from pipelines.training.checkpoints.shard import local
 def owned(shared: Mapping[str, torch.Tensor], rank: int, world_size: int) -> dict[str, torch.Tensor]:
     """Return those of the shared tensors that one rank saves: its parts of divided ones, its share of whole ones.
 
-    Each rank copies and writes about as much as any other, and nothing twice.
+    Each rank copies and writes about as much as any other, and nothing twice. Rank 0 saves all scalars, which
+    every rank wants: else one that wants its own part of the rest would read every file for them.
     """
     whole = {name: tensor for name, tensor in shared.items() if not isinstance(tensor, DTensor)}
     divided = {name: tensor for name, tensor in shared.items() if isinstance(tensor, DTensor)}
-    mine = _share({name: tensor.nbytes for name, tensor in whole.items()}, rank, world_size)
+    scalars = {name for name, tensor in whole.items() if tensor.dim() == 0}
+    mine = _share({name: tensor.nbytes for name, tensor in whole.items() if name not in scalars}, rank, world_size)
+    mine |= scalars if rank == 0 else set()
     parts = {name: tensor for name, tensor in divided.items() if _is_first_holder(tensor) and has_elements(tensor)}
     return {name: tensor for name, tensor in shared.items() if name in mine or name in parts}
 

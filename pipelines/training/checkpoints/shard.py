@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,12 @@ DTYPES = {
 TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 _ALIGNMENT = 8
+
+_SLOT_BYTES = 256 << 20
+"""Size of a piece of staging memory: of what is pinned torch takes a power of two, and one piece might be twice a file.
+
+A multiple of the alignment, so that no element lies in two.
+"""
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,20 +55,38 @@ class Shard(AsyncStager):  # type: ignore[misc]  # torch is not followed by mypy
 
     def __init__(self) -> None:
         self._signature: list[Any] = []
-        self._slots: dict[str, torch.Tensor] = {}
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._slots: list[torch.Tensor] = []
+        self._size = 0
+        self._places: dict[str, list[torch.Tensor]] = {}
+        self._is_given_up = False
+        self._in_use = threading.Lock()
 
-    @property
-    def content(self) -> memoryview:
-        """The whole file. It is overwritten when the next checkpoint is staged."""
-        return memoryview(self._buffer.numpy())
+    @contextlib.contextmanager
+    def content(self) -> Iterator[Sequence[memoryview]]:
+        """Yield the whole file in pieces, which stay until the end of the block.
+
+        Raises:
+            RuntimeError: when this file was given up.
+        """
+        with self._in_use:
+            if self._is_given_up:
+                raise RuntimeError("this checkpoint was given up for a later one")
+            yield [memoryview(piece.numpy()) for _, piece in _pieces(self._slots, 0, self._size)]
+
+    def give_up(self) -> None:
+        """Give the memory back, once nobody uses it: what was staged and is not written by then never will be."""
+        with self._in_use:
+            self._is_given_up = True
+            self._signature, self._slots, self._places = [], [], {}
 
     def stage(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Copy tensors into the file; return them for their shapes and placements, which do not change."""
         tensors = {name: local(tensor) for name, tensor in state_dict.items()}
         self._allocate(tensors)
         for name, tensor in tensors.items():
-            self._slots[name].copy_(tensor, non_blocking=True)
+            places = self._places[name]
+            for place, part in zip(places, tensor.reshape(-1).split([len(each) for each in places]), strict=True):
+                place.copy_(part, non_blocking=True)
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.current_stream().synchronize()
         return state_dict
@@ -70,14 +96,39 @@ class Shard(AsyncStager):  # type: ignore[misc]  # torch is not followed by mypy
         if signature == self._signature:
             return
         layout = _lay_out(tensors)
-        pinned = any(tensor.is_cuda for tensor in tensors.values())
-        self._buffer = torch.empty(layout.size, dtype=torch.uint8, pin_memory=pinned)
-        self._buffer[: len(layout.header)].copy_(torch.frombuffer(bytearray(layout.header), dtype=torch.uint8))
-        self._slots = {
-            name: self._buffer[slice(*layout.spans[name])].view(tensor.dtype).view(tensor.shape)
+        self._places = {}
+        self._take_memory(layout.size, is_pinned=any(tensor.is_cuda for tensor in tensors.values()))
+        header = torch.frombuffer(bytearray(layout.header), dtype=torch.uint8)
+        for offset, piece in _pieces(self._slots, 0, len(header)):
+            piece.copy_(header[offset : offset + len(piece)])
+        self._places = {
+            name: [piece.view(tensor.dtype) for _, piece in _pieces(self._slots, *layout.spans[name])]
             for name, tensor in tensors.items()
         }
         self._signature = signature
+
+    def _take_memory(self, size: int, *, is_pinned: bool) -> None:
+        """Make sure that there are so many bytes; if there are fewer, they are given back before others are taken."""
+        self._size = size
+        if size <= sum(map(len, self._slots)):
+            return
+        self._slots = []
+        self._slots = [
+            torch.empty(min(_SLOT_BYTES, size - start), dtype=torch.uint8, pin_memory=is_pinned)
+            for start in range(0, size, _SLOT_BYTES)
+        ]
+
+
+def _pieces(slots: Sequence[torch.Tensor], begin: int, end: int) -> list[tuple[int, torch.Tensor]]:
+    """Return the part of each slot that lies between two places of the file, and its offset from the first."""
+    found = []
+    start = 0
+    for slot in slots:
+        first, last = max(begin, start), min(end, start + len(slot))
+        if first < last:
+            found.append((first - begin, slot[first - start : last - start]))
+        start += len(slot)
+    return found
 
 
 def _lay_out(tensors: Mapping[str, torch.Tensor]) -> _Layout:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pipelines.training.checkpoints.manifest import Manifest, SavedTensor
-from pipelines.training.checkpoints.shard import TORCH_DTYPES, local
+from pipelines.training.checkpoints.shard import TORCH_DTYPES
 from pipelines.training.strategies import Strategy
 
 _SHARED = "shared"
@@ -52,7 +52,10 @@ class TrainingState:
         return {**replica, self._generators: generator_states(self._strategy.device)}
 
     def wanted(self, manifest: Manifest, *, with_strategy: bool) -> dict[str, torch.Tensor]:
-        """Return, for each saved tensor that this rank needs, a tensor of the shape and placement that it must get."""
+        """Return, for each saved tensor that this rank needs, the one that it is read into: the live one, if there is.
+
+        Where there is none yet, as for the moments of a fresh optimizer, it is the one that `adopt` makes live.
+        """
         source = self._source(manifest.tensors)
         remembered = self._strategy.state() if with_strategy else {}
         wanted = {}
@@ -66,14 +69,13 @@ class TrainingState:
             wanted[self._generators] = states
         return wanted
 
-    def put(self, wanted: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
-        """Set what was wanted to this rank's part of the saved values.
+    def adopt(self, wanted: Mapping[str, torch.Tensor]) -> None:
+        """Go on with what was wanted, which now holds this rank's part of the saved values.
 
         The strategy is given what it remembered; nothing, when another one wrote the checkpoint.
         """
         remembered = {}
         for name, tensor in wanted.items():
-            local(tensor).copy_(values[name])
             _, kind, rest = name.split("/", 2)
             if kind == "optimizer":
                 parameter, _, entry = rest.rpartition("/")
@@ -81,7 +83,7 @@ class TrainingState:
             elif kind == "strategy":
                 remembered[rest] = tensor
         if self._generators in wanted:
-            set_generator_states(values[self._generators], self._strategy.device)
+            set_generator_states(wanted[self._generators], self._strategy.device)
         self._strategy.restore(remembered)
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -104,7 +106,7 @@ class TrainingState:
             return self._optimizer_entry(*rest.rpartition("/")[::2], saved)
         current = remembered.get(rest)
         if current is not None and tuple(current.shape) == saved.shape:
-            return torch.zeros_like(current)
+            return current
         return torch.zeros(saved.shape, dtype=TORCH_DTYPES[saved.dtype], device=self._strategy.device)
 
     def _optimizer_entry(self, parameter: str, entry: str, saved: SavedTensor) -> torch.Tensor:

@@ -47,7 +47,8 @@ class StoreWriter(StorageWriter):  # type: ignore[misc]  # torch is not followed
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the staged file; the plan was made from what is staged."""
-        written = self._folder.put(self._step, self._name, self._shard.content)
+        with self._shard.content() as pieces:
+            written = self._folder.put(self._step, self._name, *pieces)
         place = (self._name, written.size_bytes, written.sha256)
         done: Future[list[WriteResult]] = Future()
         done.set_result([WriteResult(item.index, item.tensor_storage_size(), place) for item in plan.items])
@@ -60,7 +61,9 @@ class StoreWriter(StorageWriter):  # type: ignore[misc]  # torch is not followed
             name: ShardFile(size_bytes=size, sha256=sha256) for name, size, sha256 in {r.storage_data for r in written}
         }
         names = {(result.index.fqn, tuple(result.index.offset)): result.storage_data[0] for result in written}
-        self._commit(files, {fqn: _describe(fqn, saved, names) for fqn, saved in metadata.state_dict_metadata.items()})
+        tensors = {fqn: _describe(fqn, saved, names) for fqn, saved in metadata.state_dict_metadata.items()}
+        with self._shard.content():  # a checkpoint that was given up does not replace a later one
+            self._commit(files, tensors)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:

@@ -71,7 +71,10 @@ class Strategy(Protocol):
         """Bring the ranks' models together after the last step."""
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """Return what this strategy must remember over a restart besides model and optimizer."""
+        """Return what this strategy must remember over a restart besides model and optimizer.
+
+        A checkpoint may be read straight into these tensors, before `restore`.
+        """
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put back what `state` returned; called after model and optimizer were restored."""
