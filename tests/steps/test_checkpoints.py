@@ -245,7 +245,7 @@ def test_a_file_is_staged_in_slots_of_bounded_size_and_has_the_same_bytes(
     path = f"{FOLDER}/step-00000001/shard-00000.safetensors"
     case.save(1)
     expected = store.read(path)
-    monkeypatch.setattr(shard, "_SLOT_BYTES", slot_bytes)
+    monkeypatch.setattr(shard, "SLOT_BYTES", slot_bytes)
     other = fresh(store)
     assert other.checkpointer.resume().step == 1
     other.save(1)

@@ -13,6 +13,8 @@ import torch
 from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.tensor import DTensor
 
+from pipelines.training.checkpoints.staging import SLOT_BYTES
+
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -22,12 +24,6 @@ DTYPES = {
 TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 _ALIGNMENT = 8
-
-_SLOT_BYTES = 256 << 20
-"""Size of a piece of staging memory: of what is pinned torch takes a power of two, and one piece might be twice a file.
-
-A multiple of the alignment, so that no element lies in two.
-"""
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -114,8 +110,8 @@ class Shard(AsyncStager):  # type: ignore[misc]  # torch is not followed by mypy
             return
         self._slots = []
         self._slots = [
-            torch.empty(min(_SLOT_BYTES, size - start), dtype=torch.uint8, pin_memory=is_pinned)
-            for start in range(0, size, _SLOT_BYTES)
+            torch.empty(min(SLOT_BYTES, size - start), dtype=torch.uint8, pin_memory=is_pinned)
+            for start in range(0, size, SLOT_BYTES)
         ]
 
 

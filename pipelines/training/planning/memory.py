@@ -14,6 +14,7 @@ from pipelines.spec import (
     TensorConfig,
     TrainingConfig,
 )
+from pipelines.training.checkpoints.staging import staged_bytes
 from pipelines.training.planning.facts import RankMemory, Sizes
 
 FLOAT = 4
@@ -65,7 +66,7 @@ def memory_per_rank(sizes: Sizes, training: TrainingConfig, *, on_gpu: bool) -> 
     if _offloads(training.strategy):
         beside = RankMemory(exchange=exchange, checkpoint=file, process=GPU_PROCESS_BYTES)
         return computing, _held_pinned(sizes, training) + beside
-    beside = RankMemory(exchange=exchange, checkpoint=pinned_bytes(file), process=GPU_PROCESS_BYTES)
+    beside = RankMemory(exchange=exchange, checkpoint=staged_bytes(file), process=GPU_PROCESS_BYTES)
     return _held(sizes, training) + computing, beside
 
 
@@ -83,11 +84,6 @@ def checkpoint_bytes(sizes: Sizes, training: TrainingConfig) -> int:
 def num_shards(training: TrainingConfig) -> int:
     """Return into how many parts weights, gradients and moments are divided."""
     return training.ranks if isinstance(training.strategy, FsdpConfig | TensorConfig) else 1
-
-
-def pinned_bytes(size_bytes: int) -> int:
-    """Return what torch pins to give so much: the next power of two."""
-    return 1 << (size_bytes - 1).bit_length() if size_bytes else 0
 
 
 def _state(sizes: Sizes) -> int:

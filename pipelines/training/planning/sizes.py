@@ -12,12 +12,13 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.training.adapters import attach
+from pipelines.training.checkpoints.staging import pinned_bytes
 from pipelines.training.flops import flops_per_token
 from pipelines.training.layers import decoder_layers, recompute_activations
 from pipelines.training.loss import NextTokenLoss, suitable_chunk_tokens
 from pipelines.training.model import bare_model, transformers_config
 from pipelines.training.planning.facts import Sizes
-from pipelines.training.planning.memory import FLOAT, num_shards, pinned_bytes
+from pipelines.training.planning.memory import FLOAT, num_shards
 from pipelines.training.precision import compute_dtype
 
 _CPU = torch.device("cpu")

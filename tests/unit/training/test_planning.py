@@ -9,6 +9,7 @@ import pytest
 from pipelines.errors import BadInput, RanksFailed
 from pipelines.spec import ArchitectureConfig, TrainingConfig
 from pipelines.store import Store
+from pipelines.training.checkpoints.staging import SLOT_BYTES, pinned_bytes, staged_bytes
 from pipelines.training.metrics import Reading
 from pipelines.training.planning.estimate import check_fits, shortened, summarise, timed
 from pipelines.training.planning.facts import Calibration, Ledger, Plan, Range, RankMemory, Sizes
@@ -17,7 +18,6 @@ from pipelines.training.planning.memory import (
     PROCESS_BYTES,
     checkpoint_bytes,
     memory_per_rank,
-    pinned_bytes,
 )
 from pipelines.training.planning.words import comparison_rows, duration, plan_text
 
@@ -136,7 +136,12 @@ def test_without_gpus_everything_is_on_the_host_and_nothing_is_pinned(
 
 @pytest.mark.parametrize(("size", "pinned"), [(0, 0), (1, 1), (4096, 4096), (4097, 8192)])
 def test_torch_pins_powers_of_two(size: int, pinned: int) -> None:
-    assert pinned_bytes(size) == pinned
+    assert pinned_bytes(size) == staged_bytes(size) == pinned
+
+
+def test_a_large_file_is_staged_in_slots_so_that_little_is_pinned_in_vain() -> None:
+    assert staged_bytes(9 << 30) == 9 << 30 < pinned_bytes(9 << 30)
+    assert staged_bytes(2 * SLOT_BYTES + 4097) == 2 * SLOT_BYTES + 8192
 
 
 def test_frozen_weights_have_neither_gradients_nor_moments_and_are_not_saved() -> None:
@@ -170,7 +175,7 @@ def test_diloco_of_two_billion_fits_a_gpu_of_80_gb() -> None:
     text = plan_text(made, DILOCO)
     assert "GPU memory   49.80 GiB a rank at most: weights 7.45 GiB, gradients 7.45 GiB, optimizer 14.90 GiB" in text
     assert "a GPU has 79.00 GiB a rank: fits" in text
-    assert "Host memory  125.60 GiB a rank at most: exchange 59.60 GiB, checkpoint 64.00 GiB, process 2.00 GiB" in text
+    assert "Host memory  113.85 GiB a rank at most: exchange 59.60 GiB, checkpoint 52.25 GiB, process 2.00 GiB" in text
     assert "this machine has 128.00 GiB a rank: fits" in text
 
 
@@ -179,7 +184,7 @@ def test_a_host_that_is_too_small_for_its_gpus_is_refused_with_numbers_and_a_way
     with pytest.raises(BadInput) as refused:
         check_fits(made, DILOCO)
     assert str(refused.value) == (
-        "training: a rank needs 125.60 GiB, this machine has 64.00 GiB for it; try more memory for each machine "
+        "training: a rank needs 113.85 GiB, this machine has 64.00 GiB for it; try more memory for each machine "
         "(resources.train.memory), or fewer ranks on each (resources.train.nodes)"
     )
     text = plan_text(made, DILOCO)
