@@ -22,11 +22,14 @@ that, only a context, of which torch's allocator knows nothing."""
 _GATHERED_LAYERS = 2
 """Decoder layers that are whole at once where weights are sharded: the one that computes, and the next."""
 
-_COPIES = 4
-"""Weights beside a worker's own in `diloco`: the shared ones, their momentum, what was sent, and what comes back."""
+_SAVED_COPIES = 3
+"""Weights beside a worker's own in a checkpoint of `diloco`: the shared ones, their momentum, and what was sent."""
+
+_COPIES = _SAVED_COPIES + 2
+"""Those that a worker holds: also how far it and the shared ones went, and what came back last."""
 
 _COPIES_ON_THE_WAY = 3
-"""More of them while workers exchange theirs: how far this one went, and between two both sides' message."""
+"""More of them while workers exchange theirs: the message, and between two both sides'."""
 
 
 def memory_per_rank(sizes: Sizes, training: TrainingConfig, *, on_gpu: bool) -> RankMemory:
@@ -57,7 +60,7 @@ def checkpoint_bytes(sizes: Sizes, training: TrainingConfig) -> int:
     """Return the size of one checkpoint: weights and moments; of `diloco`, all workers' and what they share."""
     match training.strategy:
         case DilocoConfig():
-            return training.ranks * (_state(sizes) + _COPIES * FLOAT * sizes.num_trained_parameters)
+            return training.ranks * (_state(sizes) + _SAVED_COPIES * FLOAT * sizes.num_trained_parameters)
         case _:
             return _state(sizes)
 
