@@ -84,7 +84,10 @@ class StabilityConfig(Frozen):
 
 
 class WatchdogConfig(Frozen):
-    """When ranks count as hung: no step for `factor` times the median step, and at least `min_seconds`."""
+    """When ranks count as hung: no step for `factor` times the median step, and at least `min_seconds`.
+
+    Where ranks wait for each other all stand still then; with `diloco` each is judged by itself.
+    """
 
     factor: float = Field(default=20.0, gt=1.0)
     """Times the median step."""

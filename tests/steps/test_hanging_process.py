@@ -65,7 +65,7 @@ def hanging(job: TrainingJob) -> Iterator[subprocess.Popen[str]]:
 def break_up(job: TrainingJob, pid: int) -> str:
     beat = Heartbeat(rank=0, pid=pid, attempt=0, step=41, phase=Phase.TRAINING)
     breaker = HangBreaker(job)
-    assert breaker.look({0: beat}) is None
+    assert breaker.look({0: beat}) == []
     wait_for(lambda: breaker.look({0: beat}), "the hang is seen")
     return breaker.stories[0]
 
@@ -82,3 +82,12 @@ def test_a_stopped_process_is_called_that(job: TrainingJob, hanging: subprocess.
     wait_for(lambda: psutil.Process(hanging.pid).status() == psutil.STATUS_STOPPED, "the process is stopped")
     assert "its process is stopped, by a signal or a debugger" in break_up(job, hanging.pid)
     assert hanging.wait(timeout=60) == -signal.SIGKILL
+
+
+def test_a_process_that_has_ended_hangs_no_more(job: TrainingJob, hanging: subprocess.Popen[str]) -> None:
+    breaker, beat = HangBreaker(job), Heartbeat(rank=0, pid=hanging.pid, attempt=0, step=41, phase=Phase.ENDING)
+    assert breaker.look({0: beat}) == []
+    hanging.kill()  # nobody has waited for it: its id is still taken
+    wait_for(lambda: psutil.Process(hanging.pid).status() == psutil.STATUS_ZOMBIE, "the process has ended")
+    assert [breaker.look({0: beat}) for _ in range(3)] == [[], [], []]
+    assert breaker.stories == {}

@@ -30,8 +30,8 @@ none of that, only a context, of which torch's allocator knows nothing."""
 _GATHERED_LAYERS = 2
 """Decoder layers that are whole at once where weights are sharded: the one that computes, and the next."""
 
-_REMEMBERED = 4
-"""Vectors that a worker of `diloco` saves: the shared weights, their momentum, what was sent, and what comes back."""
+_REMEMBERED = 3
+"""Vectors that a worker of `diloco` saves: the shared weights, their momentum, and what was sent."""
 
 _EXCHANGED = 8
 """Vectors that it has at most: besides the first three the last sums, their mean, and three to move its weights by."""

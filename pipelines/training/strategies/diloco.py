@@ -12,7 +12,7 @@ from torch import nn
 from pipelines.spec import DilocoConfig
 from pipelines.training.strategies.independent import Independent
 from pipelines.training.strategies.rounds import Rounds
-from pipelines.training.strategies.vectors import set_weights, to_vector, trained_parameters
+from pipelines.training.strategies.vectors import HostCopies, trained_parameters
 
 
 class Diloco(Independent):
@@ -31,7 +31,9 @@ class Diloco(Independent):
         self._config = config
         self._rounds = Rounds(store, self.rank, self.world_size, config.worker_timeout_seconds)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="diloco")
-        self._exchange: Future[torch.Tensor] | None = None
+        self._exchange: Future[bool] | None = None
+        """Returns whether all stop."""
+
         self._unsent_steps = 0
         self._is_told_to_stop = self._all_stop = False
 
@@ -43,9 +45,11 @@ class Diloco(Independent):
         self._rounds.leave_out()
 
     def wrap(self, module: nn.Module, example: torch.Tensor) -> nn.Module:
-        self._trained = trained_parameters(module)
-        self._outer = Outer(to_vector(self._trained), self._config)
-        self._sent = self._outer.weights.clone()
+        self._copies = HostCopies(trained_parameters(module), self.device)
+        self._outer = Outer(self._copies.vector(), self._config)
+        self._sent = self._copies.vector()
+        self._change = self._copies.vector(extra=1)
+        self._share_own_weights()
         return module
 
     def after_step(self, model: nn.Module, step: int) -> None:
@@ -65,6 +69,7 @@ class Diloco(Independent):
                 self._use_exchange(self._exchange)
             self._begin_exchange()
         self._take_shared_weights()
+        self._copies.wait()  # what the workers remember may yet be overwritten
         self._rounds.leave(self._outer.memory)
         self._thread.shutdown()
 
@@ -74,47 +79,65 @@ class Diloco(Independent):
         return self._all_stop
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        remembered = {
+        if self._exchange:
+            self._exchange.result()
+        return {
             "weights": self._outer.weights.data,
             "momentum": self._outer.momentum,
             "sent": self._sent,
             "unsent_steps": torch.tensor([self._unsent_steps]),
+            "is_outcome_unused": torch.tensor([self._exchange is not None]),
         }
-        return remembered if self._exchange is None else {**remembered, "average": self._exchange.result()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         if not state:  # another strategy left its weights
-            self._sent = to_vector(self._trained)
-            self._outer.weights.copy_(self._sent)
+            self._share_own_weights()
             return
         for tensor, name in zip((*self._outer.memory, self._sent), ("weights", "momentum", "sent"), strict=True):
             tensor.copy_(state[name])
         self._unsent_steps = int(state["unsent_steps"].item())
-        if "average" in state:
+        if state["is_outcome_unused"].item():
+            self._measure_change()
             self._exchange = Future()
-            self._exchange.set_result(state["average"].cpu())
+            self._exchange.set_result(False)
+
+    def _share_own_weights(self) -> None:
+        self._copies.read(self._sent)
+        self._copies.wait()
+        self._outer.weights.copy_(self._sent)
 
     def _begin_exchange(self) -> None:
         """Send how far this worker went from the shared weights, and whether it was told to stop."""
-        self._sent = to_vector(self._trained)
-        change = torch.cat([self._outer.weights - self._sent, torch.tensor([float(self._is_told_to_stop)])])
-        self._exchange = self._thread.submit(self._rounds.average, change, self._outer.memory)
+        self._copies.read(self._sent)
+        self._exchange = self._thread.submit(self._average, self._is_told_to_stop)
+
+    def _average(self, is_told_to_stop: bool) -> bool:
+        """Move the shared weights with the other workers, while training goes on; return whether all stop."""
+        self._copies.wait()
+        self._measure_change()
+        self._change[-1] = float(is_told_to_stop)
+        average = self._rounds.average(self._change, self._outer.memory)
+        self._outer.step(average[:-1])
+        self._measure_change()
+        return bool(average[-1].item() > 0)
+
+    def _measure_change(self) -> None:
+        """Note how far the shared weights are from where this worker was."""
+        torch.sub(self._outer.weights.data, self._sent, out=self._change[:-1])
 
     def _take_shared_weights(self) -> None:
         if self._exchange:
-            self._step_outer(self._exchange)
-        set_weights(self._trained, self._outer.weights)
+            self._end_exchange(self._exchange)
+        self._copies.write(self._outer.weights.data)
 
-    def _use_exchange(self, exchange: Future[torch.Tensor]) -> None:
+    def _use_exchange(self, exchange: Future[bool]) -> None:
         """Move this worker's weights by as much as the shared ones moved from where this worker was."""
-        self._step_outer(exchange)
-        set_weights(self._trained, to_vector(self._trained) + (self._outer.weights - self._sent))
+        self._end_exchange(exchange)
+        self._copies.add(self._change[:-1])
 
-    def _step_outer(self, exchange: Future[torch.Tensor]) -> None:
-        average = exchange.result()
+    def _end_exchange(self, exchange: Future[bool]) -> None:
+        self._all_stop |= exchange.result()
         self._exchange = None
-        self._outer.step(average[:-1])
-        self._all_stop |= bool(average[-1].item() > 0)
 
 
 class Outer:

@@ -133,7 +133,7 @@ class Watch:
         if attempt > self.progress.num_restarts:
             self.progress.restarted(attempt, self._why_restarted())
         self.progress.forward(beats)
-        if hung := self._hangs.look(beats):
+        for hung in self._hangs.look(beats):
             self.progress.tell(EventKind.HANG, self._hangs.stories[hung.rank])
         if reason := final_reason(self._job) or self._final_kill():
             raise reason

@@ -1,9 +1,9 @@
-"""Find the rank that hangs: all ranks stand still for much longer than a step takes, and the others wait for it."""
+"""Find the rank that hangs: it stands still for much longer than a step takes, and so do all that wait for it."""
 
 from __future__ import annotations
 
 import statistics
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,23 +62,23 @@ class Watchdog:
         """Median seconds per step, or None before enough steps were seen."""
         return statistics.median(self._step_seconds) if len(self._step_seconds) >= MEASURED_STEPS else None
 
-    def look(self, beats: Mapping[int, Heartbeat], now: float) -> Hang | None:
+    def look(self, beats: Mapping[int, Heartbeat], now: float, *, is_over: bool = False) -> Hang | None:
         """Return the rank that hangs, if one does.
 
         Args:
-            beats: the newest heartbeat of each rank.
+            beats: the newest heartbeat of each rank that lives.
             now: seconds on a clock that never goes back.
+            is_over: whether the model is published, so that nothing is left to do that takes long.
         """
         gap = 0.0 if self._looked_at is None else min(now - self._looked_at, _GAP_SECONDS)
         self._looked_at = now
-        for beat in beats.values():
-            self._follow(beat, gap)
+        self._ranks = {rank: self._followed(beat, gap) for rank, beat in beats.items()}
         watched = list(self._ranks.values())
         if not watched:
             return None
         idle = min(each.idle_seconds for each in watched)
         slowest = min(watched, key=lambda each: _position(each.beat))
-        limit = max(self._limit(each.beat.phase) for each in watched)
+        limit = max(self._limit(each.beat.phase, is_over=is_over) for each in watched)
         is_alone_behind = len(watched) == 1 or len({_position(each.beat) for each in watched}) > 1
         if idle < limit * (1.0 if is_alone_behind else _UNDECIDED_FACTOR):
             return None
@@ -86,22 +86,38 @@ class Watchdog:
             each.idle_seconds = 0.0  # told; whoever breaks it up needs a while
         return Hang(slowest.beat, idle, self.step_seconds)
 
-    def _follow(self, beat: Heartbeat, gap: float) -> None:
+    def _followed(self, beat: Heartbeat, gap: float) -> _Watched:
         watched = self._ranks.get(beat.rank)
         if watched is None or watched.beat.pid != beat.pid:
-            self._ranks[beat.rank] = _Watched(beat)
-            return
+            return _Watched(beat)
         before, moved_after = watched.beat, watched.idle_seconds + gap
-        watched.idle_seconds = moved_after if _position(beat) == _position(before) else 0.0
         if beat.step > before.step and before.phase is Phase.TRAINING:
             self._step_seconds.append(moved_after / (beat.step - before.step))
-        watched.beat = beat
+        return _Watched(beat, moved_after if _position(beat) == _position(before) else 0.0)
 
-    def _limit(self, phase: Phase) -> float:
+    def _limit(self, phase: Phase, *, is_over: bool) -> float:
         usual = self.step_seconds
-        if phase is not Phase.TRAINING or usual is None:
+        if not is_over and (phase is not Phase.TRAINING or usual is None):
             return self._config.start_seconds
-        return max(self._config.min_seconds, self._config.factor * usual)
+        return max(self._config.min_seconds, self._config.factor * (usual or 0.0))
+
+
+class Watchdogs:
+    """One watchdog for all ranks where they wait for each other; where they do not, one for each rank.
+
+    Of ranks that go on without one that hangs, each is judged by its own time and its own steps: that the others move
+    says nothing of it, and that it is slower than they are is no fault.
+    """
+
+    def __init__(self, config: WatchdogConfig, *, wait_for_each_other: bool) -> None:
+        self._wait_for_each_other = wait_for_each_other
+        self._watchdogs: defaultdict[int, Watchdog] = defaultdict(lambda: Watchdog(config))
+
+    def look(self, beats: Mapping[int, Heartbeat], now: float, *, is_over: bool = False) -> list[Hang]:
+        """Return the ranks that hang; arguments as for `Watchdog.look`."""
+        groups = {0: beats} if self._wait_for_each_other else {rank: {rank: beat} for rank, beat in beats.items()}
+        found = [self._watchdogs[first].look(group, now, is_over=is_over) for first, group in groups.items()]
+        return [hang for hang in found if hang]
 
 
 def _position(beat: Heartbeat) -> tuple[int, Phase, int]:

@@ -1,12 +1,12 @@
-"""When ranks count as hung, and which of them is to blame."""
+"""When ranks count as hung, and which of them is to blame; together, or each by itself."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipelines.spec import WatchdogConfig
+from pipelines.spec import DilocoConfig, TrainingConfig, WatchdogConfig
 from pipelines.training.supervision.heartbeat import Heartbeat, Phase
-from pipelines.training.supervision.watchdog import Hang, Watchdog
+from pipelines.training.supervision.watchdog import Hang, Watchdog, Watchdogs
 
 CONFIG = WatchdogConfig(factor=10.0, min_seconds=5.0, start_seconds=100.0)
 
@@ -111,3 +111,91 @@ def test_a_restarted_rank_begins_anew_and_a_hang_is_told_once() -> None:
     ranks.seconds_until_hang(*behind)
     assert ranks.look(*behind) is None
     assert ranks.look(beat(0, 0, Phase.STARTING, pid=7), beat(1, 0, Phase.STARTING, pid=8)) is None
+
+
+def test_a_rank_that_has_ended_is_not_waited_for() -> None:
+    ranks = Ranks()
+    step = ranks.train()
+    alone = beat(0, step, Phase.ENDING, exchanges=step + 1)
+    ranks.look(alone, beat(1, step, Phase.ENDING, exchanges=step))
+    for _ in range(99):
+        assert ranks.look(alone) is None
+    _, hang = ranks.seconds_until_hang(alone, limit=3)
+    assert hang.beat.rank == 0
+
+
+class Workers:
+    """Ranks that do not wait for each other, on a clock of their own, looked at once a second."""
+
+    def __init__(self, config: WatchdogConfig = CONFIG) -> None:
+        self.watchdogs = Watchdogs(config, wait_for_each_other=False)
+        self.now = 0.0
+        self.steps = {0: 0, 1: 0, 2: 0}
+
+    def train(self, seconds: int, *idle: Heartbeat, seconds_per_step: int = 1) -> dict[int, tuple[int, Hang]]:
+        """Let all but the idle take steps, rank 2 slowly; return after how long which of them are blamed."""
+        blamed = {}
+        for second in range(1, seconds + 1):
+            self.now += 1.0
+            for rank in self.steps:
+                self.steps[rank] += int(self.now) % seconds_per_step == 0 if rank == 2 else 2
+            beats = {rank: beat(rank, step) for rank, step in self.steps.items()} | {each.rank: each for each in idle}
+            for hang in self.watchdogs.look(beats, self.now):
+                blamed.setdefault(hang.beat.rank, (second, hang))
+        return blamed
+
+
+def test_a_rank_that_the_others_do_not_wait_for_is_judged_by_itself() -> None:
+    workers = Workers()
+    assert workers.train(10) == {}
+    blamed = workers.train(30, beat(0, workers.steps[0]))
+    assert set(blamed) == {0}
+    seconds, hang = blamed[0]
+    assert seconds == 5  # 10 x its 0.5 s a step
+    assert "rank 0 hangs: nothing moved for 5 s while training after step 20, where a step takes 0.5 s" in str(hang)
+
+
+def test_several_that_hang_are_all_found() -> None:
+    workers = Workers()
+    workers.train(10)
+    assert set(workers.train(6, beat(0, workers.steps[0]), beat(1, workers.steps[1]))) == {0, 1}
+
+
+def test_a_rank_is_given_k_times_its_own_step_not_that_of_quicker_ones() -> None:
+    workers = Workers()
+    assert workers.train(100, seconds_per_step=20) == {}
+    assert set(workers.train(220, beat(2, workers.steps[2]))) == {2}
+    workers = Workers()
+    workers.train(100, seconds_per_step=20)
+    assert workers.train(199, beat(2, workers.steps[2])) == {}
+
+
+def test_a_rank_that_waits_for_an_exchange_is_not_blamed() -> None:
+    training = TrainingConfig.model_validate({"strategy": "diloco"})
+    assert isinstance(training.strategy, DilocoConfig)
+    workers = Workers(training.watchdog)
+    workers.train(10)
+    longest = int(2 * training.strategy.worker_timeout_seconds)
+    assert workers.train(longest, beat(0, workers.steps[0]), beat(1, workers.steps[1])) == {}
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.SAVING, Phase.ENDING])
+def test_of_ranks_by_themselves_too_what_is_no_step_gets_the_time_of_a_start(phase: Phase) -> None:
+    workers = Workers()
+    workers.train(10)
+    (seconds, hang), *others = workers.train(150, beat(0, workers.steps[0], phase)).values()
+    assert (seconds, hang.beat.rank, others) == (101, 0, [])
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("steps", [0, 10])
+def test_once_the_model_is_published_a_rank_that_stands_still_gets_no_longer_than_in_a_step(
+    phase: Phase, steps: int
+) -> None:
+    watchdogs = Watchdogs(CONFIG, wait_for_each_other=False)
+    for now in range(steps):
+        watchdogs.look({1: beat(1, now)}, float(now))
+    idle = {1: beat(1, steps, phase)}
+    looks = (watchdogs.look(idle, float(now), is_over=True) for now in range(steps, steps + 100))
+    seconds = next(second for second, hangs in enumerate(looks) if hangs)
+    assert seconds == (CONFIG.factor * 1.0 if steps else CONFIG.min_seconds)
