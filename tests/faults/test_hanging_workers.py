@@ -87,6 +87,7 @@ def test_when_rank_0_hangs_all_are_started_again_from_the_newest_checkpoint(tmp_
     assert int(resumed[1]) >= saved
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_does_not_keep_a_training_from_its_end(tmp_path: Path) -> None:
     case = workers_case(tmp_path, 2500)
     with case.started(case.info()) as step:
