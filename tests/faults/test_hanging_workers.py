@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pipelines.errors import ExitCode
 from pipelines.training.launch import RANK_MODULE
