@@ -43,7 +43,7 @@ NODE = "batch.kubernetes.io/job-completion-index"
 """Number of a pod in its Job, as Kubernetes labels it."""
 
 QUEUE = "kueue.x-k8s.io/queue-name"
-"""Queue in which Kueue lets a Job or a pod wait for room."""
+"""Queue in which Kueue lets a Job wait for room."""
 
 RUN_ID = "slipway.dev/run-id"
 """Annotation with the run id as it is."""

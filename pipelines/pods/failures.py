@@ -19,6 +19,9 @@ from pipelines.spec import StepResources
 
 Body = Mapping[str, Any]
 
+GROWS = ("TriggeredScaleUp", "Nominated")
+"""Reasons of the events by which an autoscaler says that it brings a node: the cluster's, and Karpenter."""
+
 _LAST_EVENTS = 5
 _RETRY = "it is tried again"
 
@@ -265,15 +268,14 @@ def _no_image(reason: str, message: str) -> Trouble:
 
 def _no_node(case: Case, message: str) -> Trouble:
     """Return why no node took a pod."""
-    field, gpus = f"resources.{case.step}", case.resources.gpus
+    field = f"resources.{case.step}"
     missing = _MISSING_OBJECT.search(message)
     if missing:
         return Trouble(f"cannot be placed: {missing[0]}", f"make it, or change {field}.volumes", kind=PodRefused)
-    grows = bool(case.said("TriggeredScaleUp"))
-    if gpus and case.most_gpus is not None and case.most_gpus < gpus and not grows:
+    if lacks_gpus(case):
         return Trouble(
-            f"cannot be placed: it asks for {gpus} {case.resources.gpu_resource}, and no node has more than "
-            f"{case.most_gpus}: {message}",
+            f"cannot be placed: it asks for {case.resources.gpus} {case.resources.gpu_resource}, and no node has more "
+            f"than {case.most_gpus}: {message}",
             f"lower {field}.gpus, add such nodes, or correct {field}.gpu_resource",
             kind=PodRefused,
         )
@@ -282,6 +284,11 @@ def _no_node(case: Case, message: str) -> Trouble:
         f"{_RETRY}; if it never fits, change {field} (cpu, memory, gpus, node_selector, tolerations) or add nodes",
         kind=NoRoom,
     )
+
+
+def lacks_gpus(case: Case) -> bool:
+    """Return whether a pod asks for more GPUs than any node has, and no autoscaler brings a node for it."""
+    return case.most_gpus is not None and case.most_gpus < case.resources.gpus and not case.said(*GROWS)
 
 
 def most_gpus(nodes: Iterable[Body], resource: str) -> int:

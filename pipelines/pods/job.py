@@ -1,4 +1,4 @@
-"""A training on several nodes: an Indexed Job, and the headless Service that gives its pods names.
+"""A training on several nodes, or in a queue: an Indexed Job, and the headless Service that gives its pods names.
 
 All pods run the same command as a single one would; each learns from its index which ranks it has. The first one
 publishes the result, so the training is done when its receipt is there.
@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines import labels
 from pipelines.errors import ExitCode
-from pipelines.pods.manifest import CONTAINER, queue_label, step_pod
+from pipelines.pods.manifest import CONTAINER, step_pod
 from pipelines.settings import Settings
 from pipelines.spec import TrainingResources
 from pipelines.step import RunInfo
@@ -64,7 +64,7 @@ def training_job(
         "metadata": {
             "name": name,
             "namespace": settings.kubernetes_namespace,
-            "labels": {**job_labels(info), **queue_label(resources)},
+            "labels": {**job_labels(info), **({labels.QUEUE: resources.queue} if resources.queue else {})},
             "annotations": {labels.RUN_ID: info.run_id},
         },
         "spec": {

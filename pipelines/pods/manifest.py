@@ -77,10 +77,7 @@ def step_pod(
         "metadata": {
             "name": pod_name(info),
             "namespace": settings.kubernetes_namespace,
-            "labels": {
-                **labels.step_labels(info.model, info.run_id, info.task_id, info.try_number),
-                **queue_label(resources),
-            },
+            "labels": labels.step_labels(info.model, info.run_id, info.task_id, info.try_number),
             "annotations": {labels.RUN_ID: info.run_id},
         },
         "spec": {
@@ -97,12 +94,6 @@ def step_pod(
             **pull_secrets(settings.image_pull_secrets),
         },
     }
-
-
-def queue_label(resources: StepResources) -> dict[str, str]:
-    """Return the label by which Kueue knows in which queue something waits; without a queue none."""
-    queue = resources.queue if isinstance(resources, TrainingResources) else None
-    return {labels.QUEUE: queue} if queue else {}
 
 
 def _container(arguments: Sequence[str], resources: StepResources, settings: Settings) -> Body:

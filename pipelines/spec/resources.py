@@ -151,8 +151,8 @@ class TrainingResources(StepResources):
     """What each pod of a training asks for, and how many there are."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
-    """Pods that share out `training.ranks` evenly; several of them are one Indexed Job. `training.max_restarts` says
-    how often a pod that ends before the others is replaced."""
+    """Pods that share out `training.ranks` evenly; several of them, or one in a queue, are an Indexed Job.
+    `training.max_restarts` says how often a pod of it that fails is replaced."""
 
     queue: ObjectName | None = None
     """LocalQueue of Kueue, which lets the training begin when there is room for all of its pods; null: none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.trouble import EXPIRED, Unsound, error_code
@@ -53,9 +54,19 @@ class Connection:
                 raise
         return self._client().call(operation, arguments)
 
-    def pages(self, operation: str, **arguments: Any) -> Any:
-        """Yield the pages of a listing."""
-        return self._client().client.get_paginator(operation).paginate(**arguments)
+    def objects(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """Yield what a bucket says of each object whose key begins so; each page is a request of its own.
+
+        Raises:
+            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: as `call` does.
+        """
+        after: dict[str, str] = {}
+        while True:
+            page = self.call("list_objects_v2", Bucket=bucket, Prefix=prefix, **after)
+            yield from page.get("Contents", ())
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _client(self) -> _Client:
         with self._lock:

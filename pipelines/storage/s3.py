@@ -74,8 +74,8 @@ class S3Backend:
 
     def list(self, prefix: str) -> list[str]:
         folder = self._key("")
-        pages = self._connection.pages("list_objects_v2", Bucket=self._bucket, Prefix=f"{self._key(prefix)}/")
-        return [found["Key"].removeprefix(folder) for page in pages for found in page.get("Contents", ())]
+        listed = self._connection.objects(self._bucket, f"{self._key(prefix)}/")
+        return [found["Key"].removeprefix(folder) for found in listed]
 
     def delete(self, path: str) -> None:
         self._call("delete_object", path)

@@ -13,7 +13,8 @@ import pytest
 
 from pipelines.step import RunInfo
 from pipelines.store import Store
-from tests.cluster.kinds import POD
+from tests.cluster import events
+from tests.cluster.kinds import EVENT, POD
 from tests.dags.pod_case import PodCase, TaskInstance, case, cluster
 from tests.steps.live import wait_for
 
@@ -142,9 +143,39 @@ def test_a_pod_that_fits_no_node_is_tried_again(case: PodCase) -> None:
     failure(case, is_final=False, match="found no node within 3 s.*Insufficient cpu")
 
 
-def test_gpus_that_no_node_has_fail_at_once(case: PodCase) -> None:
-    case.write_spec(gpus=8, schedule_seconds=1)
-    failure(case, is_final=True, match="asks for 8 nvidia.com/gpu, and no node has more than 0")
+@MODES
+def test_gpus_that_no_node_has_fail_at_once(case: PodCase, monkeypatch: pytest.MonkeyPatch, deferrable: bool) -> None:
+    monkeypatch.setattr("slipway.pods.cluster.NODE_SECONDS", 1.0)
+    case.write_spec(gpus=8)
+    match = "asks for 8 nvidia.com/gpu, and no node has more than 0"
+    failure(case, is_final=True, match=match, deferrable=deferrable)
+
+
+@pytest.mark.parametrize(
+    ("reason", "owner"),
+    [
+        pytest.param("TriggeredScaleUp", None, id="the-clusters-autoscaler"),
+        pytest.param("Nominated", None, id="karpenter"),
+        pytest.param("TriggeredScaleUp", "other", id="for-another-pod"),
+    ],
+)
+def test_gpus_that_an_autoscaler_may_bring_are_waited_for(case: PodCase, reason: str, owner: str | None) -> None:
+    case.write_spec(gpus=8)
+
+    def grow() -> None:
+        wait_for(lambda: case.the_pod() is not None, "the pod is there")
+        (pod,) = case.cluster.pods()
+        about = {**pod, "metadata": {**pod["metadata"], "name": owner or pod["metadata"]["name"]}}
+        said = (events.NORMAL, reason, "a node comes")
+        events.record(case.cluster.store, POD, about, said, component="autoscaler")
+
+    autoscaler = threading.Thread(target=grow)
+    autoscaler.start()
+    deferred(case, TaskInstance())
+    autoscaler.join()
+    assert case.phase() == "Pending"
+    for event in case.cluster.list(EVENT):
+        case.cluster.delete(event)
 
 
 @MODES

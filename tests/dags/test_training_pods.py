@@ -16,7 +16,7 @@ from tests.cluster import Faults, refusals
 from tests.cluster.calls import Answer, Call
 from tests.cluster.kinds import JOB, SERVICE
 from tests.cluster.selectors import Object
-from tests.dags.job_case import TrainingCase, training
+from tests.dags.job_case import NUM_NODES, TrainingCase, training
 from tests.dags.pod_case import TaskInstance, case, cluster
 from tests.steps.live import wait_for
 
@@ -100,6 +100,12 @@ def test_memory_that_is_used_up_is_no_reason_to_try_again(training: TrainingCase
 def test_pods_that_fit_no_node_are_given_up(training: TrainingCase) -> None:
     training.freeze(cpu="1000", schedule_seconds=3)
     failure(training, "found no node within 3 s.*Insufficient cpu", is_final=False)
+
+
+def test_gpus_that_no_node_has_end_the_job_at_once(training: TrainingCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slipway.pods.cluster.NODE_SECONDS", 1.0)
+    training.freeze(gpus=8)
+    failure(training, "asks for 8 nvidia.com/gpu, and no node has more than 0", is_final=True)
 
 
 def test_pods_that_a_quota_refuses_are_given_up_and_nothing_is_left(training: TrainingCase) -> None:
@@ -200,8 +206,9 @@ def test_a_job_whose_service_is_refused_at_the_last_try_is_removed(training: Tra
     wait_for(training.is_clear, "nothing is left")
 
 
-def test_kueue_lets_a_queued_training_begin(training: TrainingCase) -> None:
-    training.freeze(queue="gpus")
+@pytest.mark.parametrize("nodes", [1, NUM_NODES])
+def test_kueue_lets_a_queued_training_begin(training: TrainingCase, nodes: int) -> None:
+    training.freeze(nodes=nodes, queue="gpus")
     waiting = deferred(training, TaskInstance())
     job = training.cluster.get(JOB, waiting.trigger.job)
     assert job["metadata"]["labels"][labels.QUEUE] == "gpus"

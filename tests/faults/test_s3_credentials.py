@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import StoreUnavailable
+from pipelines.storage.connection import Connection
 from pipelines.store import Store
 from tests.faults.s3_case import LARGE, SMALL, stored
 from tests.faulty_line import FaultyLine, Request
@@ -54,18 +55,42 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_credentials_that_are_renewed_in_their_file_are_read_again_in_mid_upload(
-    s3: LiveS3, line: FaultyLine, store: Store, profile: Path
-) -> None:
-    expired = refusing("OLD", after=3)
+def renewing(profile: Path, after: int) -> Callable[[Request], tuple[int, str, str] | None]:
+    """Return a rule by which the old key expires after so many requests; then somebody renews it in its file."""
+    expired = refusing("OLD", after)
 
-    def renew_when_expired(request: Request) -> tuple[int, str, str] | None:
+    def rule(request: Request) -> tuple[int, str, str] | None:
         refusal = expired(request)
         if refusal:
             write_profile(profile, "NEW")
         return refusal
 
-    line.refuse = renew_when_expired
+    return rule
+
+
+@pytest.mark.parametrize("after", [pytest.param(0, id="before-it"), pytest.param(1, id="in-mid-listing")])
+def test_a_listing_reads_renewed_credentials_too(
+    line: FaultyLine, store: Store, profile: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    for name in ("a", "b", "c"):
+        store.put(f"runs/{name}", SMALL)
+    call = Connection.call
+    monkeypatch.setattr(Connection, "call", lambda *about, **more: call(*about, **more, **in_pages(about[1])))
+    line.seen.clear()
+    line.refuse = renewing(profile, after)
+    assert sorted(store.list("runs")) == ["runs/a", "runs/b", "runs/c"]
+    assert [request.access_key for request in line.seen] == ["OLD"] * after + ["NEW"] * (2 - after)
+
+
+def in_pages(operation: str) -> dict[str, int]:
+    """Return what makes a listing of three objects one of two pages."""
+    return {"MaxKeys": 2} if operation == "list_objects_v2" else {}
+
+
+def test_credentials_that_are_renewed_in_their_file_are_read_again_in_mid_upload(
+    s3: LiveS3, line: FaultyLine, store: Store, profile: Path
+) -> None:
+    line.refuse = renewing(profile, after=3)
     store.put("a", LARGE)
     assert stored(s3, store) == {"a": LARGE}
     assert {request.access_key for request in line.seen} == {"OLD", "NEW"}

@@ -242,6 +242,7 @@ def serve_like_bentoml(server: Server) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # process 1 of a pod gets only what it handles
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     known = json.loads((folder / "src" / "copy.json").read_text())
     host = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"

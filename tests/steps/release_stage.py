@@ -95,7 +95,7 @@ class Stage:
         write_requests(source / "golden.jsonl", [golden])
         references = [ReferenceRequest(id=str(number), prompt="Once", continuation=" upon") for number in range(4)]
         write_requests(source / "reference.jsonl", references)
-        spec = parse_spec({"name": MODEL, "rollout": {**QUICK, **rules}})
+        spec = parse_spec({"name": MODEL, "rollout": {**QUICK, **rules}, "serving": {"drain_seconds": 1}})
         self._file(folder / "spec", "").joinpath("spec.json").write_bytes(spec.canonical())
         return rollout.Inputs(
             run=RunInfo(model=MODEL, run_id=run_id, task_id="rollout.stage"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipelines.formats.headers import TRAFFIC, Traffic
 from pipelines.ledger import Version
 from pipelines.release.kubernetes import fleet as fleets
 from pipelines.release.kubernetes import objects
-from pipelines.release.kubernetes.cluster import ClusterRefused, ClusterUnavailable
+from pipelines.release.kubernetes.cluster import ClusterRefused, ClusterUnavailable, Kind
 from pipelines.release.kubernetes.fleet import WHOLE
 from pipelines.release.kubernetes.meters import PodMeters
 from pipelines.release.ports import Address, FleetError
@@ -117,11 +117,93 @@ def test_a_copy_whose_pods_take_long_to_end_is_not_stopped_yet(case: Case, monke
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": "slow", "labels": objects.copy_labels(version), "finalizers": ["tests/slow"]},
-            "spec": {"containers": [{"name": "serve", "image": "slipway-service", "command": ["sleep", "60"]}]},
+            "spec": {
+                "containers": [
+                    {
+                        "name": "serve",
+                        "image": "slipway-service",
+                        "command": ["sleep", "60"],
+                        "ports": [{"name": "http", "containerPort": objects.PORT}],
+                    }
+                ]
+            },
         }
     )
     with pytest.raises(FleetError, match=f"copy {version.copy_name} is still ending: .*Pod slow"):
         case.fleet.stop(version.copy_name)
+
+
+def serving(case: Case, monkeypatch: pytest.MonkeyPatch) -> Version:
+    """Start a copy whose pods take some seconds to end, and return its version when both serve."""
+    monkeypatch.setattr(objects, "LEAST_DRAIN_SECONDS", 2)
+    monkeypatch.setattr(objects, "END_SECONDS", 2)
+    version = case.bento_version("one", drain_seconds=1)
+    case.fleet.start(version)
+    wait_for(lambda: sum(map(is_ready, pods_of(case, version))) == 2, "two pods are ready", seconds=60)
+    return version
+
+
+def test_pods_that_drain_keep_their_network_policy(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = serving(case, monkeypatch)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(fleets, "STOP_SECONDS", 0.5)
+        with pytest.raises(FleetError, match=f"copy {version.copy_name} is still ending: Pod docs-"):
+            case.fleet.stop(version.copy_name)
+    assert len(pods_of(case, version)) == 2
+    assert there(case) == ["Deployment", *(kind.name for kind in OWNED)]
+    assert case.fleet.list("docs") == {version.copy_name}, "the next look goes on"
+    assert not case.fleet.ready(version.copy_name)
+
+    case.stop(version.copy_name)
+    assert (there(case), pods_of(case, version)) == ([], [])
+
+
+def test_a_stop_that_is_killed_after_any_of_its_changes_is_finished(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = case.version("one")
+    case.fleet.start(version)
+    changed: set[str] = set()
+
+    def dying(verb: str, change: Callable[..., Any]) -> Callable[..., Any]:
+        def changing(kind: Kind, *arguments: Any) -> Any:
+            change(kind, *arguments)
+            if f"{verb} {kind.kind}" not in changed:
+                changed.add(f"{verb} {kind.kind}")
+                raise KeyboardInterrupt
+
+        return changing
+
+    for verb in ("patch", "delete"):
+        monkeypatch.setattr(case.cluster, verb, dying(verb, getattr(case.cluster, verb)))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            case.stop(version.copy_name)
+    assert changed == {"patch Deployment", "delete Deployment"}
+    monkeypatch.undo()
+    case.stop(version.copy_name)
+    assert (there(case), pods_of(case, version)) == ([], [])
+
+
+def test_a_copy_that_is_wanted_back_while_it_stops_is_made_anew(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = serving(case, monkeypatch)
+    before = {pod["metadata"]["name"] for pod in pods_of(case, version)}
+    with monkeypatch.context() as impatient:
+        impatient.setattr(fleets, "STOP_SECONDS", 0.0)
+        with pytest.raises(FleetError, match="is still ending"):
+            case.fleet.stop(version.copy_name)
+    with pytest.raises(FleetError, match="is still ending"):
+        case.fleet.start(version)
+
+    def is_back() -> bool:
+        try:
+            case.fleet.start(version)
+        except FleetError:
+            return False
+        return case.fleet.ready(version.copy_name)
+
+    wait_for(is_back, "the copy is ready again", seconds=120)
+    assert before.isdisjoint(pod["metadata"]["name"] for pod in pods_of(case, version))
 
 
 @pytest.mark.parametrize(

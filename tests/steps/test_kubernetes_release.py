@@ -20,7 +20,7 @@ from tests.steps import copy_server
 from tests.steps.live import Load, wait_for
 from tests.steps.release_stage import MODEL, Stage, controlled
 
-pytestmark = [pytest.mark.needs("prometheus"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("prometheus")
 
 
 def serve_command(folder: Path, port: int, host: str, python: str) -> list[str]:
@@ -69,13 +69,14 @@ def test_a_second_version_replaces_the_first_under_load(stage: tuple[Stage, Envo
         wait_for(lambda: load.by("two") > 20, "answers of the second version")
     assert load.failures == []
     assert (second.version, version_of(gateway)) == (2, "two")
-    assert len(installation.copies()) == 1
+    wait_for(lambda: len(installation.copies()) == 1, "the first copy is stopped", seconds=60)
     state = ledger.find_rollout(installation.url, MODEL, "run-2")
     assert state is not None
     assert state.state.evidence.totals["canary/user"][0] >= 20
     assert ledger.verify_chain(installation.url, MODEL) > 0
 
 
+@pytest.mark.slow
 def test_a_version_that_fails_its_users_is_rolled_back_by_what_prometheus_counted(
     stage: tuple[Stage, EnvoyGateway],
 ) -> None:

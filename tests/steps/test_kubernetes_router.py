@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from pipelines.errors import RouterRejected
 from pipelines.release.kubernetes import router as routers
 from pipelines.release.kubernetes import routes
+from pipelines.release.kubernetes.cluster import Conflict
 from pipelines.release.kubernetes.router import NOT_IN_FORCE
 from pipelines.release.ports import FULL_BP, Address, Capability, Observed, Route, RouterUnavailable, Sessions, Split
 from tests.cluster.kinds import GATEWAY, HTTP_ROUTE
@@ -173,6 +176,34 @@ def test_the_gateway_is_reached_at_its_address(
     case.double.store.set_status(GATEWAY, GATEWAY_NAMESPACE, "slipway", lambda found: {**found, "status": status})
     case.connect(gateway_address=setting)
     assert case.gateway.address() == address
+
+
+@pytest.fixture
+def silent_prometheus() -> Iterator[str]:
+    """Return the URL of one that takes every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_lower_weight_does_not_wait_for_a_silent_prometheus(
+    case: Case, silent_prometheus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.router.apply(route(case, 500), 1)
+    case.connect(prometheus=silent_prometheus)
+    patch, lowered_at, conflicts = case.cluster.patch, [], [Conflict("its status changed")] * 3
+
+    def patched(*arguments: Any) -> Any:
+        if conflicts:
+            raise conflicts.pop()
+        written = patch(*arguments)
+        lowered_at.append(time.monotonic())
+        return written
+
+    monkeypatch.setattr(case.cluster, "patch", patched)
+    begun = time.monotonic()
+    case.router.apply(route(case), 2)
+    assert lowered_at[0] - begun < 2
+    assert case.router.observe("docs") == Observed(route(case), 2)
 
 
 def test_a_lower_weight_needs_no_prometheus(case: Case) -> None:

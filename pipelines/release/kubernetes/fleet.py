@@ -4,6 +4,9 @@ The Deployment is made first and marked as whole last: a copy that a crash left 
 `start`, and found by `list` and `stop` as any other. What is whole is left as it is, whatever settings say by now: a
 new image must not restart what is in production.
 
+A copy that stops is first scaled to no pods. Its Deployment goes when they have ended, and what it owns with it: their
+network policy stays while they finish their streams. No other copy has no pods, so whoever finds one ends it.
+
 Copies in pods record no requests: nothing but a pod's own account could read them, for nobody may execute commands in a
 pod, and no endpoint shows what users asked. So a release on a cluster repeats reference requests only.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pipelines import artifacts, labels
 from pipelines.errors import ArtifactCorrupt, ExitCode
@@ -40,6 +43,8 @@ STOP_SECONDS = 15.0
 
 POLL_SECONDS = 0.2
 
+_TO_NO_PODS: Body = {"op": "add", "path": "/spec/replicas", "value": 0}
+
 HOPELESS = frozenset({"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 PULLING_FAILS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 
@@ -66,31 +71,28 @@ class KubernetesFleet:
             FleetError: when it cannot be started at present.
         """
         found = self._cluster.get(DEPLOYMENT, version.copy_name)
+        if found is not None and _is_stopping(found):
+            self._stop(version.copy_name, seconds=0.0)  # the look that wants it back has a route to mend
+            found = None
         if found is None or not _is_whole(found):
             self._make(version, is_new=found is None)
-        elif "deletionTimestamp" in found["metadata"]:
-            raise FleetError(f"fleet: copy {version.copy_name} is being stopped; it is started again when it is gone")
         elif not _num_ready(found):
             _tell_refusal(found)
             _tell_problems(version.copy_name, self._pods(version.copy_name))
         return Address(f"{version.copy_name}.{self._cluster.namespace}.svc", PORT)
 
     def stop(self, copy: str) -> None:
-        """Delete everything that has the copy's label, and wait a while for the pods to end."""
-        for kind in (DEPLOYMENT, *objects.owned_kinds()):
-            for found in self._cluster.find(kind, _of(copy)):
-                if "deletionTimestamp" not in found["metadata"]:
-                    self._cluster.delete(kind, found["metadata"]["name"])
-        deadline = time.monotonic() + STOP_SECONDS
-        while left := self._left(copy):
-            if time.monotonic() > deadline:
-                raise FleetError(f"fleet: copy {copy} is still ending: {', '.join(sorted(left))}")
-            time.sleep(POLL_SECONDS)
+        """Let the pods end, then delete everything that has the copy's label; wait a while for that.
+
+        Raises:
+            FleetError: when it takes longer; asking again goes on from there.
+        """
+        self._stop(copy, STOP_SECONDS)
 
     def ready(self, copy: str) -> bool:
         """Ask the Deployment: as many pods as its disruption budget leaves say that they are ready."""
         found = self._cluster.get(DEPLOYMENT, copy)
-        if found is None or "deletionTimestamp" in found["metadata"]:
+        if found is None or _is_stopping(found):
             return False
         is_current = found.get("status", {}).get("observedGeneration", 0) >= found["metadata"].get("generation", 0)
         return is_current and _num_ready(found) >= max(1, _num_wanted(found) - 1)
@@ -127,6 +129,26 @@ class KubernetesFleet:
         self._cluster.apply({**deployment, "metadata": {**deployment["metadata"], "annotations": annotations}})
         logger.info("%s: copy %s, %d objects", version.service, version.copy_name, 1 + len(others))
 
+    def _stop(self, copy: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for found in self._cluster.find(DEPLOYMENT, _of(copy)):
+            if not _is_stopping(found):
+                self._cluster.patch(DEPLOYMENT, found["metadata"]["name"], [_TO_NO_PODS])
+        _await_end(copy, self._running, deadline)
+        for kind in (DEPLOYMENT, *objects.owned_kinds()):
+            for found in self._cluster.find(kind, _of(copy)):
+                if "deletionTimestamp" not in found["metadata"]:
+                    self._cluster.delete(kind, found["metadata"]["name"])
+        _await_end(copy, self._left, deadline)
+
+    def _running(self, copy: str) -> set[str]:
+        """Return the pods that are not over; one that failed stays until its owner is deleted."""
+        return {
+            f"Pod {pod['metadata']['name']}"
+            for pod in self._pods(copy)
+            if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+        }
+
     def _left(self, copy: str) -> set[str]:
         kinds = (DEPLOYMENT, *objects.owned_kinds(), POD)
         return {
@@ -141,8 +163,19 @@ def _of(copy: str) -> dict[str, str]:
     return {labels.MANAGED_BY: labels.SLIPWAY, labels.COPY: copy}
 
 
+def _await_end(copy: str, left: Callable[[str], set[str]], deadline: float) -> None:
+    while names := left(copy):
+        if time.monotonic() > deadline:
+            raise FleetError(f"fleet: copy {copy} is still ending: {', '.join(sorted(names))}")
+        time.sleep(POLL_SECONDS)
+
+
 def _is_whole(deployment: Body) -> bool:
     return WHOLE in deployment["metadata"].get("annotations", {})
+
+
+def _is_stopping(deployment: Body) -> bool:
+    return "deletionTimestamp" in deployment["metadata"] or _num_wanted(deployment) == 0
 
 
 def _num_ready(deployment: Body) -> int:

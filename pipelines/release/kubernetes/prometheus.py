@@ -33,15 +33,18 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self._name = without_users(url)
-        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS, trust_env=False)
+        self._client = httpx.Client(base_url=url, trust_env=False)
 
-    def now(self) -> int:
+    def now(self, patience: float = TIMEOUT_SECONDS) -> int:
         """Return its clock, in milliseconds since the epoch.
+
+        Args:
+            patience: how long to wait for an answer, in seconds.
 
         Raises:
             RouterUnavailable: when it does not answer.
         """
-        return _milliseconds(self._query("time()")[0])
+        return _milliseconds(self._query("time()", patience)[0])
 
     def samples(self, selector: str, start: int, end: int) -> list[Series]:
         """Return what was scraped between two moments, both included, in milliseconds since the epoch.
@@ -55,16 +58,16 @@ class Prometheus:
             RouterUnavailable: when it does not answer, or refuses the selector.
         """
         seconds = max(1, math.ceil((end - start) / MILLI) + 1)
-        found = self._query(f"{selector}[{seconds}s]", time=f"{end / MILLI:.3f}")
+        found = self._query(f"{selector}[{seconds}s]", TIMEOUT_SECONDS, time=f"{end / MILLI:.3f}")
         series = (
             Series(entry["metric"], tuple((_milliseconds(at), float(value)) for at, value in entry["values"]))
             for entry in found
         )
         return [_between(entry, start, end) for entry in series]
 
-    def _query(self, text: str, **parameters: str) -> list[Any]:
+    def _query(self, text: str, patience: float, **parameters: str) -> list[Any]:
         try:
-            response = self._client.post("/api/v1/query", data={"query": text, **parameters})
+            response = self._client.post("/api/v1/query", data={"query": text, **parameters}, timeout=patience)
             found = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise RouterUnavailable(

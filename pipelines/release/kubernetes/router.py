@@ -34,6 +34,9 @@ POLL_SECONDS = 0.2
 NUM_TRIES = 5
 """How often a change is written against a newer version of the object before it is given up for this time."""
 
+CLOCK_SECONDS = 1.0
+"""How long a write waits for Prometheus' clock; users who are taken away from a bad canary wait for it, too."""
+
 NOT_IN_FORCE = -1
 """Generation of a route that was asked for and is not accepted: older than any token."""
 
@@ -135,9 +138,9 @@ class HttpRouteRouter:
         """
         self._gateway.check()
         service = wanted.route.service
+        body = routes.body(wanted, self._gateway.host(service), self._gateway.name, self._now())
         for _ in range(NUM_TRIES):
             before = self._read(service)
-            body = routes.body(wanted, self._gateway.host(service), self._gateway.name, self._now())
             try:
                 if before is None:
                     return None, self._cluster.create(body)
@@ -227,9 +230,9 @@ class HttpRouteRouter:
         return Change(int(notes[routes.CHANGED_AT]), self._prometheus.now() if in_force is None else int(in_force))
 
     def _now(self) -> int:
-        """Return Prometheus' clock; a weight is lowered without it, too."""
+        """Return Prometheus' clock; a weight is lowered without it, too, and soon."""
         try:
-            return self._prometheus.now()
+            return self._prometheus.now(CLOCK_SECONDS)
         except RouterUnavailable as error:
             logger.warning("%s; the time of the change is this machine's", error)
             return round(time.time() * MILLI)

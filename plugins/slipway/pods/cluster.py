@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
@@ -15,13 +16,20 @@ from urllib3.exceptions import HTTPError
 
 from pipelines import labels
 from pipelines.cluster.access import unusable
-from pipelines.cluster.refusals import Asked, explain
+from pipelines.cluster.refusals import Asked
+from pipelines.cluster.refusals import explain as explain_refusal
 from pipelines.errors import SlipwayError
-from pipelines.pods.failures import Case, error_of, most_gpus
+from pipelines.pods.failures import GROWS, Case, error_of, explain, lacks_gpus, most_gpus
 from pipelines.settings import Settings
 from pipelines.spec import StepResources
 
 logger = logging.getLogger(__name__)
+
+NODE_SECONDS = 30.0
+"""How long an autoscaler may take to say that it brings a node."""
+
+LOOK_SECONDS = 2.0
+"""Between two looks for such a word."""
 
 
 @contextlib.contextmanager
@@ -48,7 +56,7 @@ def refusal(error: Exception, what: str, settings: Settings) -> SlipwayError:
     status, body = 0, str(error)
     if isinstance(error, ApiException):
         status, body = error.status or 0, str(error.body or error.reason or "")
-    return error_of(explain(status, body, Asked(what), settings))
+    return error_of(explain_refusal(status, body, Asked(what), settings))
 
 
 def useful_pod(client: CoreV1Api, found_by: dict[str, str], namespace: str) -> k8s.V1Pod | None:
@@ -72,6 +80,44 @@ def case_of(client: CoreV1Api, pod: k8s.V1Pod, step: str, resources: StepResourc
     events = events_of(client, name, namespace)
     gpus = _most_gpus(client, resources) if resources.gpus and plain["status"].get("phase") == "Pending" else None
     return Case(step, plain, events, resources, gpus)
+
+
+def check_gpus(client: CoreV1Api, look: Callable[[], Sequence[Case]], resources: StepResources) -> None:
+    """Wait until the GPUs that pods ask for are on a node, or may come to be on one; at once, as a rule.
+
+    Done where the task begins: the triggerer may not list nodes.
+
+    Args:
+        client: of the cluster.
+        look: returns what is known of the pods.
+        resources: what the spec gives the step.
+
+    Raises:
+        PodRefused: when no node has so many, and no autoscaler is at work.
+    """
+    deadline = time.monotonic() + min(NODE_SECONDS, resources.schedule_seconds)
+    while resources.gpus:
+        cases = look()
+        lacking = [case for case in cases if lacks_gpus(case)]
+        if (cases and not lacking) or (lacking and _grows(client, lacking[0].pod["metadata"]["namespace"])):
+            return
+        if time.monotonic() >= deadline:
+            problem = explain(lacking[0], gave_up=True) if lacking else None
+            if problem:
+                raise problem
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _grows(client: CoreV1Api, namespace: str) -> bool:
+    """Return whether an autoscaler has brought nodes for anybody of late: it says nothing of a pod that fits on them.
+
+    Who may not read events cannot know.
+    """
+    try:
+        return any(client.list_namespaced_event(namespace, field_selector=f"reason={word}").items for word in GROWS)
+    except (ApiException, HTTPError):
+        return True
 
 
 def events_of(client: CoreV1Api, name: str, namespace: str) -> tuple[dict[str, Any], ...]:

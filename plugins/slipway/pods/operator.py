@@ -23,8 +23,8 @@ from kubernetes.client import models as k8s
 
 from pipelines import labels
 from pipelines.cluster.access import access
-from pipelines.errors import PodLost, ReceiptMissing, SlipwayError
-from pipelines.pods.failures import explain, gone
+from pipelines.errors import PodLost, PodRefused, ReceiptMissing, SlipwayError
+from pipelines.pods.failures import Case, explain, gone
 from pipelines.pods.manifest import CONTAINER, check_store, step_pod
 from pipelines.runner import StepTry
 from pipelines.settings import Settings
@@ -35,7 +35,7 @@ from slipway.aws import use_connection
 from slipway.docs import task_documentation
 from slipway.errors import translated
 from slipway.operators import finished
-from slipway.pods.cluster import case_of, events_of, refusals_told, useful_pod
+from slipway.pods.cluster import case_of, check_gpus, events_of, refusals_told, useful_pod
 from slipway.pods.starting import StepPodManager, StepPodTrigger
 from slipway.requests import Request, request_of
 from slipway.retries import is_last_try
@@ -131,6 +131,8 @@ class StepPodOperator(KubernetesPodOperator):
             self.log.info("going on with pod %s of try %s", pod.metadata.name, pod.metadata.labels[labels.TRY])
         self._pod_name, self._pod_try = pod.metadata.name, int(pod.metadata.labels[labels.TRY])
         self.trigger_kwargs = {TRY: self._pod_try}
+        self.pod = pod  # it is removed if the task is killed meanwhile
+        self._check_gpus(pod)
         return pod
 
     def find_pod(self, namespace: str, context: Context, *, exclude_checked: bool = True) -> k8s.V1Pod | None:
@@ -228,6 +230,17 @@ class StepPodOperator(KubernetesPodOperator):
         if found is None:
             raise PodLost(f"{self.task_id}: pod {name} of this try is still ending; it is tried again")
         return found
+
+    def _check_gpus(self, pod: k8s.V1Pod) -> None:
+        def look() -> list[Case]:
+            case = case_of(self.client, pod, self.task_id, self._resources)
+            return [case] if case else []
+
+        try:
+            check_gpus(self.client, look, self._resources)
+        except PodRefused:
+            self.process_pod_deletion(pod, reraise=False)
+            raise
 
     def _followed(self, context: Context, follow: Callable[[], object]) -> dict[str, Any]:
         """Follow the pod to its end, and return its receipt."""

@@ -1,4 +1,7 @@
-"""The training as a task: one pod, or on several nodes an Indexed Job whose pods run the same command."""
+"""The training as a task: one pod, or on several nodes an Indexed Job whose pods run the same command.
+
+In a queue one pod is such a Job, too: it is suspended until there is room, and nothing has to be waited for before.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from pipelines.runner import StepTry
 from pipelines.settings import Settings
 from pipelines.spec import TrainingResources
 from pipelines.step import RunInfo
-from slipway.pods.cluster import refusals_told
+from slipway.pods.cluster import check_gpus, refusals_told
 from slipway.pods.jobs import Jobs
 from slipway.pods.operator import StepPodOperator
 from slipway.pods.watching import TrainingTrigger
@@ -32,9 +35,11 @@ class TrainingPodOperator(StepPodOperator):
 
     def _run(self, context: Context, settings: Settings) -> dict[str, Any] | None:
         resources = self._resources
-        if not isinstance(resources, TrainingResources) or resources.nodes == 1:
+        if not isinstance(resources, TrainingResources) or (resources.nodes == 1 and resources.queue is None):
             return super()._run(context, settings)
         trigger = self._trigger(context, resources, settings)
+        if resources.queue is None:  # else Kueue knows which nodes there are, or may come
+            self._check_gpus_of_job(resources, settings)
         if self.deferrable:
             self.defer(trigger=trigger, method_name="job_ended", timeout=self.execution_timeout)
         return self.job_ended(context, asyncio.run(_first(trigger)).payload)
@@ -88,6 +93,14 @@ class TrainingPodOperator(StepPodOperator):
         made_by = int(job.metadata.labels[labels.TRY])
         self._serve(jobs, job, info.model_copy(update={"try_number": made_by}), is_last=is_last)
         return TrainingTrigger(self._job, self.task_id, made_by, resources.model_dump(mode="json"))
+
+    def _check_gpus_of_job(self, resources: TrainingResources, settings: Settings) -> None:
+        jobs = Jobs(settings)
+        try:
+            check_gpus(jobs.core, lambda: jobs.cases(self._job, self.task_id, resources), resources)
+        except PodRefused:
+            jobs.remove(self._job)
+            raise
 
     def _body(self, resources: TrainingResources, settings: Settings, *, is_last: bool) -> dict[str, Any]:
         """Return the Job of this try, whose inputs are in the store then."""

@@ -177,6 +177,7 @@ def test_what_is_wrongly_asked_for_fails_at_once(status: dict[str, Any], events:
         pytest.param(4, (), PodRefused, "no node has more than 4.*lower resources.train.gpus", id="too-few"),
         pytest.param(8, (), NoRoom, "found no node", id="busy"),
         pytest.param(0, (event("TriggeredScaleUp", "0->1", "Normal"),), NoRoom, "found no node", id="being-added"),
+        pytest.param(0, (event("Nominated", "a claim", "Normal"),), NoRoom, "found no node", id="by-karpenter"),
     ],
 )
 def test_gpus_that_no_node_has_are_told_from_busy_ones(

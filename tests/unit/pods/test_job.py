@@ -97,11 +97,6 @@ def test_a_queue_holds_the_job_back_until_there_is_room() -> None:
     assert job["spec"]["suspend"] is True
 
 
-def test_a_single_pod_waits_in_the_queue_too() -> None:
-    pod = step_pod(["-m", "x"], INFO, TrainingResources(queue="gpus"), SETTINGS, is_last_try=False)
-    assert pod["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
-
-
 def test_the_service_gives_names_to_the_pods_and_goes_with_the_job() -> None:
     assert headless_service(INFO, SETTINGS, job_uid="u-1") == {
         "apiVersion": "v1",
