@@ -11,12 +11,21 @@ from pathlib import Path
 
 _LOOK_SECONDS = 0.001
 
+_M_MMAP_THRESHOLD = -3
+"""Of mallopt(3)."""
+
+_MAPPED_BYTES = 1 << 17
+"""From this size on, memory is given back as soon as it is free, as that of real models' tensors is, which are larger
+than any threshold that malloc chooses by itself; else what lies between two small pieces counts, now and then."""
+
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
     """Yield by how many bytes this process's own memory grew at most; known in the end."""
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before does not hide what is allocated now
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+    libc.malloc_trim(0)  # what was freed before does not hide what is allocated now
     growth, is_over, before = [0], threading.Event(), _own_bytes()
 
     def look() -> None:
